@@ -1,0 +1,13 @@
+//! The vocabulary both ends speak: labels, matchers, samples, series, cluster names and their text forms.
+
+pub mod cluster;
+pub mod diagnostic;
+pub mod duration;
+pub mod label;
+pub mod matcher;
+pub mod number;
+pub mod quote;
+pub mod regex;
+pub mod sample;
+pub mod selector;
+pub mod series;
