@@ -1,0 +1,4 @@
+//! Lets listed series through, strips unlisted labels, and keeps the budget.
+
+pub mod merge;
+pub mod plan;

@@ -1,0 +1,7 @@
+//! Notifications: route, group, send.
+
+pub mod config;
+pub mod email;
+pub mod group;
+pub mod message;
+pub mod route;
