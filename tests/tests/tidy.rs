@@ -69,6 +69,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("regex", &["tributary-model"]),
     ("roaring", &["tributary-store"]),
     ("rustls", &["tributary-certs"]),
+    ("serde-saphyr", &["tributary-collector", "tributary-model"]),
     ("sled", &["tributary-store"]),
     ("snap", &["tributary-agent", "tributary-tests"]),
     ("tokio-rustls", &["tributary-certs"]),

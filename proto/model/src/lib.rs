@@ -11,3 +11,4 @@ pub mod regex;
 pub mod sample;
 pub mod selector;
 pub mod series;
+pub mod yaml;
