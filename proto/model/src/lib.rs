@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod diagnostic;
 pub mod duration;
+pub mod exposition;
 pub mod label;
 pub mod matcher;
 pub mod number;
