@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Certificates: the authority, the identities it certifies, and mutual TLS built on both.
+
+pub mod authority;
+pub mod bundle;
+pub mod certificate;
+pub mod error;
+pub mod identity;
+pub mod status;
+pub mod tls;
+
+mod verify;
