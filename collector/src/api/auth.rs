@@ -1,1 +1,1 @@
-//! Not written yet.
+//! Checks basic authentication.

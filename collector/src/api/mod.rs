@@ -1,9 +1,167 @@
 //! The Prometheus HTTP API.
 
 pub mod auth;
+pub mod command;
+pub mod cors;
 pub mod envelope;
 pub mod federate;
+pub mod json;
+pub mod params;
 pub mod query;
 pub mod rules;
 pub mod series;
+pub mod serve;
 pub mod status;
+pub mod view;
+pub mod web_file;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use http::StatusCode;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+use tributary_model::matcher::Matcher;
+use tributary_model::sample::Timestamp;
+
+use envelope::{ApiError, ErrorType, plain};
+use params::PathParams;
+use view::{Facts, Rule};
+
+use crate::query::Queries;
+
+/// Largest form body, in bytes; a larger one is refused with 413.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// What the handlers need. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    /// The door to series.
+    pub queries: Queries,
+    /// Everything that is not series.
+    pub facts: Arc<dyn Facts>,
+    /// The label that names the cluster.
+    pub cluster_label: Arc<str>,
+    /// What time it is.
+    pub clock: fn() -> Timestamp,
+}
+
+impl Api {
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+/// Every page of the API. Health, reload and metrics are the caller's to add.
+pub fn router(api: Api) -> Router {
+    let paths = Router::new()
+        .nest("/api/v1", v1())
+        .nest("/cluster/{cluster}/api/v1", v1())
+        .route("/federate", get(federate::federate))
+        .layer(middleware::from_fn(cors::cors));
+    Router::new()
+        .route("/", get(status::front_page))
+        .route("/version", get(status::version))
+        .merge(paths)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        // Fast rather than small: most clients are near.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .with_state(api)
+}
+
+fn v1() -> Router<Api> {
+    Router::new()
+        .route("/query", both(query::instant))
+        .route("/query_range", both(query::range))
+        .route("/query_exemplars", both(query::exemplars))
+        .route("/format_query", both(query::formatted))
+        .route("/labels", both(series::names))
+        .route("/label/{name}/values", both(series::values))
+        .route("/series", both(series::series))
+        .route("/metadata", both(series::metadata))
+        .route("/rules", both(rules::rules))
+        .route("/alerts", both(rules::alerts))
+        .route("/targets", both(status::targets))
+        .route("/scrape_pools", both(status::scrape_pools))
+        .route("/alertmanagers", both(status::alertmanagers))
+        .route("/status/buildinfo", both(status::build_info))
+        .route("/status/runtimeinfo", both(status::runtime_info))
+        .route("/status/flags", both(status::flags))
+        .route("/status/config", both(status::config))
+        .route("/tributary/clusters", both(status::clusters))
+        .route("/tributary/gaps", both(status::gaps))
+}
+
+/// GET and POST: clients that are set to POST send everything so.
+fn both<H, T>(handler: H) -> MethodRouter<Api>
+where
+    H: axum::handler::Handler<T, Api>,
+    T: 'static,
+{
+    get(handler.clone()).post(handler)
+}
+
+async fn not_found() -> Response {
+    plain(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+async fn method_not_allowed() -> Response {
+    plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
+}
+
+/// What a request may see: everything, or one cluster under `/cluster/<name>/`.
+#[derive(Debug, Clone, Default)]
+pub struct Scope(Option<Matcher>);
+
+impl Scope {
+    /// Matchers for every selector.
+    pub fn enforced(&self) -> Vec<Matcher> {
+        self.0.iter().cloned().collect()
+    }
+
+    /// Whether a cluster is in it.
+    pub fn is(&self, cluster: &str) -> bool {
+        self.0.as_ref().is_none_or(|matcher| matcher.matches(cluster))
+    }
+
+    /// Whether a label set is in it.
+    pub fn sees(&self, labels: &Labels) -> bool {
+        self.0.as_ref().is_none_or(|matcher| matcher.matches(labels.value(matcher.name())))
+    }
+
+    /// Whether a rule is in it: one that is stamped with another cluster is not.
+    pub fn sees_rule(&self, rule: &Rule) -> bool {
+        let labels = match rule {
+            Rule::Alerting(rule) => &rule.labels,
+            Rule::Recording(rule) => &rule.labels,
+        };
+        let Some(matcher) = &self.0 else { return true };
+        labels.get(matcher.name()).is_none_or(|cluster| matcher.matches(cluster))
+    }
+}
+
+impl FromRequestParts<Api> for Scope {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        api: &Api,
+    ) -> Result<Self, Response> {
+        let path = PathParams::from_request_parts(parts, api).await?;
+        let Some(name) = path.get("cluster") else { return Ok(Self(None)) };
+        match name.parse::<ClusterName>() {
+            Ok(name) => Ok(Self(Some(Matcher::equal(&*api.cluster_label, name.as_str())))),
+            Err(e) => {
+                Err(ApiError { kind: ErrorType::NotFound, text: e.to_string() }.into_response())
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Writes JSON to the byte as Prometheus does: numbers, timestamps, label sets and escapes.
+
+use std::io;
+
+use serde::Serialize;
+use serde_json::ser::{CharEscape, Formatter, Serializer};
+use tributary_model::label::Labels;
+use tributary_model::number;
+use tributary_model::sample::{Sample, Timestamp};
+
+/// A JSON text in the making.
+#[derive(Debug, Default)]
+pub struct Json(Vec<u8>);
+
+impl Json {
+    /// The bytes so far.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// How many bytes so far.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Appends text as it is.
+    pub fn raw(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    /// A string in quotes. Go's encoder escapes `<`, `>` and `&` everywhere except in label sets.
+    pub fn text(&mut self, text: &str) -> &mut Self {
+        self.escaped(text, true)
+    }
+
+    /// Comma-separated strings in brackets.
+    pub fn texts<'a>(&mut self, texts: impl IntoIterator<Item = &'a str>) -> &mut Self {
+        self.list(texts, |json, text| {
+            json.text(text);
+        })
+    }
+
+    /// Comma-separated items in brackets.
+    pub fn list<T>(
+        &mut self,
+        items: impl IntoIterator<Item = T>,
+        mut each: impl FnMut(&mut Self, T),
+    ) -> &mut Self {
+        self.raw("[");
+        for (i, item) in items.into_iter().enumerate() {
+            if i > 0 {
+                self.raw(",");
+            }
+            each(self, item);
+        }
+        self.raw("]")
+    }
+
+    /// A label set as an object, in the order of the names.
+    pub fn labels(&mut self, labels: &Labels) -> &mut Self {
+        self.raw("{");
+        for (i, label) in labels.iter().enumerate() {
+            if i > 0 {
+                self.raw(",");
+            }
+            self.escaped(&label.name, false).raw(":").escaped(&label.value, false);
+        }
+        self.raw("}")
+    }
+
+    /// `[1.500,"2"]`, the form of samples in vectors and matrices.
+    pub fn sample(&mut self, sample: Sample) -> &mut Self {
+        self.raw("[").millis(sample.at).raw(",\"");
+        self.raw(&number::format_json(sample.value)).raw("\"]")
+    }
+
+    /// `[1.5,"2"]`, the form of a scalar: shortest time, value without exponent.
+    pub fn scalar(&mut self, sample: Sample) -> &mut Self {
+        self.raw("[").seconds(sample.at).raw(",\"");
+        self.raw(&number::format_plain(sample.value)).raw("\"]")
+    }
+
+    /// Seconds in the shortest form, as Go writes a float in JSON.
+    pub fn seconds(&mut self, at: Timestamp) -> &mut Self {
+        self.raw(&number::format_json(at.as_secs_f64()))
+    }
+
+    /// Anything that serde can write, with the escapes of [`Json::text`].
+    pub fn value(&mut self, value: &impl Serialize) -> serde_json::Result<&mut Self> {
+        let mut serializer = Serializer::with_formatter(&mut self.0, GoEscapes);
+        value.serialize(&mut serializer)?;
+        Ok(self)
+    }
+
+    /// Seconds with no decimals or exactly three.
+    fn millis(&mut self, at: Timestamp) -> &mut Self {
+        let millis = at.as_millis();
+        if millis < 0 {
+            self.raw("-");
+        }
+        let magnitude = millis.unsigned_abs();
+        self.raw(&(magnitude / 1000).to_string());
+        let fraction = magnitude % 1000;
+        if fraction != 0 {
+            self.raw(&format!(".{fraction:03}"));
+        }
+        self
+    }
+
+    fn escaped(&mut self, text: &str, html: bool) -> &mut Self {
+        self.0.push(b'"');
+        for c in text.chars() {
+            match c {
+                '"' => self.0.extend_from_slice(b"\\\""),
+                '\\' => self.0.extend_from_slice(b"\\\\"),
+                '\n' => self.0.extend_from_slice(b"\\n"),
+                '\r' => self.0.extend_from_slice(b"\\r"),
+                '\t' => self.0.extend_from_slice(b"\\t"),
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' if html => self.code_point(c),
+                c if u32::from(c) < 0x20 => self.code_point(c),
+                c => self.0.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        self.0.push(b'"');
+        self
+    }
+
+    fn code_point(&mut self, c: char) {
+        self.0.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
+    }
+}
+
+/// Makes serde_json escape strings as Go does.
+struct GoEscapes;
+
+impl Formatter for GoEscapes {
+    fn write_string_fragment<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        for part in fragment.split_inclusive(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+            let last = part.chars().next_back();
+            match last.filter(|c| matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')) {
+                Some(c) => {
+                    let before = part.get(..part.len() - c.len_utf8()).unwrap_or("");
+                    write!(writer, "{before}\\u{:04x}", u32::from(c))?;
+                }
+                None => writer.write_all(part.as_bytes())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_char_escape<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        escape: CharEscape,
+    ) -> io::Result<()> {
+        match escape {
+            CharEscape::Quote => writer.write_all(b"\\\""),
+            CharEscape::ReverseSolidus => writer.write_all(b"\\\\"),
+            CharEscape::LineFeed => writer.write_all(b"\\n"),
+            CharEscape::CarriageReturn => writer.write_all(b"\\r"),
+            CharEscape::Tab => writer.write_all(b"\\t"),
+            CharEscape::Solidus => writer.write_all(b"/"),
+            CharEscape::Backspace => writer.write_all(b"\\u0008"),
+            CharEscape::FormFeed => writer.write_all(b"\\u000c"),
+            CharEscape::AsciiControl(byte) => write!(writer, "\\u{byte:04x}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Json)) -> String {
+        let mut json = Json::default();
+        write(&mut json);
+        String::from_utf8(json.into_bytes()).unwrap()
+    }
+
+    #[test]
+    fn samples_and_scalars() {
+        for (millis, value, sample, scalar) in [
+            (1500, f64::NAN, r#"[1.500,"NaN"]"#, r#"[1.5,"NaN"]"#),
+            (1000, f64::INFINITY, r#"[1,"+Inf"]"#, r#"[1,"+Inf"]"#),
+            (0, f64::NEG_INFINITY, r#"[0,"-Inf"]"#, r#"[0,"-Inf"]"#),
+            (-1, 1e100, r#"[-0.001,"1e+100"]"#, ""),
+            (1501, 1e-7, r#"[1.501,"1e-07"]"#, r#"[1.501,"0.0000001"]"#),
+            (10, 0.1, r#"[0.010,"0.1"]"#, r#"[0.01,"0.1"]"#),
+            (
+                1_795_219_200_500,
+                123_456_789_012_345_680.0,
+                r#"[1795219200.500,"123456789012345680"]"#,
+                r#"[1795219200.5,"123456789012345680"]"#,
+            ),
+            (1500, 1e21, r#"[1.500,"1e+21"]"#, r#"[1.5,"1000000000000000000000"]"#),
+        ] {
+            let at = Sample::new(millis, value);
+            assert_eq!(written(|j| drop(j.sample(at))), sample);
+            if !scalar.is_empty() {
+                assert_eq!(written(|j| drop(j.scalar(at))), scalar);
+            }
+        }
+    }
+
+    #[test]
+    fn labels_are_not_escaped_for_html_but_all_else_is() {
+        let labels = Labels::from_pairs([("b", "<x>&\"\\\u{1}"), ("a", "ä\n")]).unwrap();
+        assert_eq!(written(|j| drop(j.labels(&labels))), r#"{"a":"ä\n","b":"<x>&\"\\\u0001"}"#);
+        assert_eq!(written(|j| drop(j.text("<&>"))), r#""\u003c\u0026\u003e""#);
+        assert_eq!(
+            written(|j| drop(j.value(&("a<b&c>\u{2028}d", "\u{8}\n")).unwrap())),
+            r#"["a\u003cb\u0026c\u003e\u2028d","\u0008\n"]"#
+        );
+        assert_eq!(written(|j| drop(j.texts(["a", "b"]))), r#"["a","b"]"#);
+        assert_eq!(written(|j| drop(j.texts([]))), "[]");
+    }
+}

@@ -1,0 +1,1 @@
+//! Reads a web configuration file in Prometheus' format: TLS, users, headers.
