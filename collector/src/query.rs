@@ -497,7 +497,7 @@ mod tests {
         let queries = queries(Duration::from_secs(60));
         let mut running = Box::pin(queries.instant("spin", AT, Call::default()));
         assert!(futures_util::poll!(running.as_mut()).is_pending());
-        let one = Expr::String(Text { value: String::new(), span: Span::default() });
+        let one = Expr::String(Text { text: String::new(), span: Span::default() });
         let enforced = [Matcher::equal("cluster", "local")];
         let answer = queries.instant_scoped(&one, AT, &enforced).await.unwrap();
         assert_eq!(answer.value, Value::Text(AT, format!("{enforced:?}")));
