@@ -1,0 +1,458 @@
+//! Frames: the bytes that travel unchanged from the agent's spool to the collector's journal. PROTOCOL.md lists them.
+
+mod dictionary;
+mod header;
+mod records;
+mod samples;
+mod section;
+mod value;
+mod wire;
+
+use tributary_model::label::Labels;
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::series::Metadata;
+
+use crate::limits::{self, Limits};
+use dictionary::{DictionaryReader, DictionaryWriter};
+use samples::{SampleReader, SampleWriter};
+use section::Kind;
+
+/// What a frame says of itself before anything is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Identifies the agent's spool.
+    pub epoch: u64,
+    /// The frame's number, from 1, one more than the frame before it.
+    pub seq: u64,
+    /// Tells the segments of an epoch apart; grows.
+    pub segment: u64,
+    /// The decoder starts anew here.
+    pub starts_segment: bool,
+    /// Nothing older is missing, except what gaps name.
+    pub complete_until: Timestamp,
+    /// The oldest sample; `complete_until` if there is none.
+    pub min_at: Timestamp,
+    /// The newest sample; `complete_until` if there is none.
+    pub max_at: Timestamp,
+    /// How many samples.
+    pub samples: u32,
+}
+
+/// Reads a frame's header; checks magic, version, length and checksum.
+pub fn header(bytes: &[u8]) -> Result<Header, FrameError> {
+    let (header, _) = header::read(bytes, limits::MAX_FRAME_BYTES)?;
+    Ok(header)
+}
+
+/// What goes into a frame.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Content<'a> {
+    /// Samples in any order, each with its series.
+    pub samples: &'a [(Labels, Sample)],
+    /// Types, helps and units.
+    pub metadata: &'a [Metadata],
+    /// Intervals that are missing.
+    pub gaps: &'a [Gap],
+}
+
+/// An interval that is missing, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The oldest time that may be missing.
+    pub from: Timestamp,
+    /// The newest time that may be missing.
+    pub to: Timestamp,
+    /// Why.
+    pub cause: GapCause,
+    /// How many samples; 0 if nobody counted them.
+    pub samples: u64,
+}
+
+/// Why an interval is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapCause {
+    /// The agent's spool was full and dropped its oldest data.
+    SpoolFull,
+    /// The agent did not run.
+    AgentDown,
+    /// A source could not be read.
+    SourceFailed,
+    /// A source's data was refused.
+    Refused,
+    /// Data on the agent's disk could not be read any more.
+    Damaged,
+}
+
+impl GapCause {
+    /// The cause as it stands in metrics, in the gap ledger and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SpoolFull => "spool_full",
+            Self::AgentDown => "agent_down",
+            Self::SourceFailed => "source_failed",
+            Self::Refused => "refused",
+            Self::Damaged => "damaged",
+        }
+    }
+
+    /// The byte that stands for the cause in a frame.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::SpoolFull => 1,
+            Self::AgentDown => 2,
+            Self::SourceFailed => 3,
+            Self::Refused => 4,
+            Self::Damaged => 5,
+        }
+    }
+
+    /// The cause that a byte stands for.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::SpoolFull, Self::AgentDown, Self::SourceFailed, Self::Refused, Self::Damaged]
+            .into_iter()
+            .find(|cause| cause.code() == code)
+    }
+}
+
+/// Makes the frames of one segment.
+///
+/// A frame that was made must be the next one its readers see: drop the encoder when a frame was lost, and start a new
+/// segment.
+#[derive(Debug)]
+pub struct Encoder {
+    epoch: u64,
+    segment: u64,
+    limits: Limits,
+    last_seq: Option<u64>,
+    dictionary: DictionaryWriter,
+    samples: SampleWriter,
+}
+
+impl Encoder {
+    /// An encoder for a new segment.
+    pub fn new(epoch: u64, segment: u64) -> Self {
+        Self {
+            epoch,
+            segment,
+            limits: Limits::default(),
+            last_seq: None,
+            dictionary: DictionaryWriter::default(),
+            samples: SampleWriter::default(),
+        }
+    }
+
+    /// Series in the segment's dictionary.
+    pub fn series(&self) -> usize {
+        self.dictionary.len()
+    }
+
+    /// How many of these samples, from the front, surely fit into one frame. At least one, unless there is none.
+    pub fn prefix(samples: &[(Labels, Sample)]) -> usize {
+        let mut cost = 0usize;
+        let fitting = samples
+            .iter()
+            .take(limits::MAX_SAMPLES_PER_FRAME)
+            .take_while(|(labels, _)| {
+                cost = cost.saturating_add(SAMPLE_COST).saturating_add(series_cost(labels));
+                cost <= limits::MAX_FRAME_BYTES / 2
+            })
+            .count();
+        fitting.max(1).min(samples.len())
+    }
+
+    /// Makes the next frame. After an error the encoder is as before, and the content can be split or go into a new
+    /// segment ([`FrameError::SegmentFull`]).
+    pub fn encode(
+        &mut self,
+        seq: u64,
+        complete_until: Timestamp,
+        content: &Content<'_>,
+    ) -> Result<Vec<u8>, FrameError> {
+        if let Some(expected) = self.last_seq.map(|last| last.saturating_add(1))
+            && seq != expected
+        {
+            return Err(FrameError::OutOfSequence { expected, found: seq });
+        }
+        let known = self.dictionary.len();
+        let numbered = self.number(content).inspect_err(|_| self.dictionary.undo())?;
+        let times = || numbered.iter().map(|s| s.sample.at);
+        let header = Header {
+            epoch: self.epoch,
+            seq,
+            segment: self.segment,
+            starts_segment: self.last_seq.is_none(),
+            complete_until,
+            min_at: times().min().unwrap_or(complete_until),
+            max_at: times().max().unwrap_or(complete_until),
+            samples: u32::try_from(numbered.len()).unwrap_or(u32::MAX),
+        };
+        let mut out = header::write(&header);
+        debug_assert!(known <= self.dictionary.len(), "numbers only grow");
+        if let Some(body) = self.dictionary.write() {
+            section::write(&mut out, Kind::Dictionary, &body);
+        }
+        if !numbered.is_empty() {
+            let body = self.samples.write(&numbered, self.dictionary.len(), header.min_at);
+            section::write(&mut out, Kind::Samples, &body);
+        }
+        if !content.metadata.is_empty() {
+            section::write(&mut out, Kind::Metadata, &records::write_metadata(content.metadata));
+        }
+        if !content.gaps.is_empty() {
+            section::write(&mut out, Kind::Gaps, &records::write_gaps(content.gaps));
+        }
+        header::seal(&mut out);
+        self.last_seq = Some(seq);
+        Ok(out)
+    }
+
+    /// Gives every sample its series' number, and checks that the frame cannot become too large.
+    fn number(&mut self, content: &Content<'_>) -> Result<Vec<FrameSample>, FrameError> {
+        let too_many = |what, found, limit| {
+            if found > limit { Err(FrameError::too_large(what, found, limit)) } else { Ok(()) }
+        };
+        too_many("number of samples", content.samples.len(), limits::MAX_SAMPLES_PER_FRAME)?;
+        too_many("number of entries", content.metadata.len(), limits::MAX_ENTRIES_PER_FRAME)?;
+        too_many("number of entries", content.gaps.len(), limits::MAX_ENTRIES_PER_FRAME)?;
+        let mut cost = FRAME_COST + content.gaps.len().saturating_mul(GAP_COST);
+        for entry in content.metadata {
+            for text in [&entry.metric, &entry.help, &entry.unit] {
+                too_many("metadata text", text.len(), limits::MAX_METADATA_TEXT_BYTES)?;
+            }
+            cost = cost.saturating_add(metadata_cost(entry));
+        }
+        let mut numbered = Vec::with_capacity(content.samples.len());
+        for (labels, sample) in content.samples {
+            let before = self.dictionary.len();
+            if !self.limits.allow(labels) {
+                return Err(FrameError::SeriesRefused);
+            }
+            let series = self.dictionary.number(labels, &self.limits);
+            let series = series.ok_or(FrameError::SegmentFull)?;
+            numbered.push(FrameSample { series, sample: *sample });
+            cost = cost.saturating_add(SAMPLE_COST);
+            if self.dictionary.len() > before {
+                cost = cost.saturating_add(series_cost(labels));
+            }
+        }
+        too_many("frame", cost, limits::MAX_FRAME_BYTES)?;
+        Ok(numbered)
+    }
+}
+
+/// Most bytes a frame takes beside its entries.
+const FRAME_COST: usize = 256;
+/// Most bytes a gap takes.
+const GAP_COST: usize = 1 + 3 * wire::MAX_VARINT_BYTES;
+/// Most bytes a sample takes: a group of its own with an absolute time, and a value with its escape.
+const SAMPLE_COST: usize = wire::MAX_VARINT_BYTES + 12 + 2 + wire::MAX_VARINT_BYTES;
+
+/// Most bytes a new series takes in the dictionary.
+fn series_cost(labels: &Labels) -> usize {
+    2 + limits::text_bytes(labels) + labels.len() * (2 * 3 + 2 * 5)
+}
+
+/// Most bytes a metadata entry takes. A caller that packs frames adds this up for itself.
+pub fn metadata_cost(entry: &Metadata) -> usize {
+    10 + entry.metric.len() + entry.help.len() + entry.unit.len()
+}
+
+/// Reads the frames of one stream, segment after segment.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: Limits,
+    segment: Option<SegmentReader>,
+}
+
+/// What a decoder knows inside a segment.
+#[derive(Debug)]
+struct SegmentReader {
+    epoch: u64,
+    segment: u64,
+    last_seq: u64,
+    dictionary: DictionaryReader,
+    samples: SampleReader,
+}
+
+impl Decoder {
+    /// A decoder that waits for the start of a segment.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, segment: None }
+    }
+
+    /// Reads the next frame. After an error only the start of a segment can be read.
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<Frame, FrameError> {
+        let (header, sections) = header::read(bytes, self.limits.max_frame_bytes)?;
+        let taken = self.segment.take();
+        let mut state = match taken {
+            _ if header.starts_segment => SegmentReader {
+                epoch: header.epoch,
+                segment: header.segment,
+                last_seq: header.seq,
+                dictionary: DictionaryReader::default(),
+                samples: SampleReader::default(),
+            },
+            Some(state) if (state.epoch, state.segment) == (header.epoch, header.segment) => {
+                let expected = state.last_seq.saturating_add(1);
+                if header.seq != expected {
+                    return Err(FrameError::OutOfSequence { expected, found: header.seq });
+                }
+                state
+            }
+            _ => return Err(FrameError::NoState { segment: header.segment }),
+        };
+        let frame = state.read(header, sections, &self.limits)?;
+        state.last_seq = header.seq;
+        self.segment = Some(state);
+        Ok(frame)
+    }
+}
+
+impl SegmentReader {
+    fn read(&mut self, header: Header, body: &[u8], limits: &Limits) -> Result<Frame, FrameError> {
+        let known = self.samples.len();
+        let first_new = u32::try_from(known).map_err(|_| FrameError::SegmentFull)?;
+        let mut frame = Frame {
+            header,
+            first_new,
+            new_series: Vec::new(),
+            samples: Vec::new(),
+            metadata: Vec::new(),
+            gaps: Vec::new(),
+            unknown: 0,
+        };
+        let mut sections = section::Sections::new(body, limits.max_section_bytes);
+        while let Some((kind, body)) = sections.next()? {
+            match kind {
+                Some(Kind::Dictionary) => {
+                    frame.new_series = self.dictionary.read(&body, known, limits)?;
+                    self.samples.extend(frame.new_series.len());
+                }
+                Some(Kind::Samples) => {
+                    let expected = usize::try_from(header.samples).unwrap_or(usize::MAX);
+                    frame.samples = self.samples.read(&body, expected, header.min_at, limits)?;
+                }
+                Some(Kind::Metadata) => frame.metadata = records::read_metadata(&body)?,
+                Some(Kind::Gaps) => frame.gaps = records::read_gaps(&body)?,
+                None => frame.unknown = frame.unknown.saturating_add(1),
+            }
+        }
+        frame.check_header()?;
+        Ok(frame)
+    }
+}
+
+/// A decoded frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frame {
+    /// What the frame says of itself.
+    pub header: Header,
+    /// The number of the first of `new_series`; the others follow it.
+    pub first_new: u32,
+    /// Series that the segment has not named before.
+    pub new_series: Vec<Labels>,
+    /// Samples, in order of their times.
+    pub samples: Vec<FrameSample>,
+    /// Types, helps and units.
+    pub metadata: Vec<Metadata>,
+    /// Intervals that are missing.
+    pub gaps: Vec<Gap>,
+    /// Sections of kinds that this version does not know.
+    pub unknown: u32,
+}
+
+impl Frame {
+    /// The header's count and times must be those of the samples: others rely on them without decoding.
+    fn check_header(&self) -> Result<(), FrameError> {
+        let times = || self.samples.iter().map(|s| s.sample.at);
+        let honest = u32::try_from(self.samples.len()) == Ok(self.header.samples)
+            && times().min().unwrap_or(self.header.complete_until) == self.header.min_at
+            && times().max().unwrap_or(self.header.complete_until) == self.header.max_at;
+        if honest {
+            return Ok(());
+        }
+        Err(FrameError::Malformed { what: "header", why: "it differs from the samples" })
+    }
+}
+
+/// A sample of a series of the segment's dictionary.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FrameSample {
+    /// The series' number in the segment, from 0.
+    pub series: u32,
+    /// Time and value.
+    pub sample: Sample,
+}
+
+/// Why bytes are not a frame, or why a frame cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The bytes do not begin as a frame does.
+    #[error("these bytes are not a frame")]
+    NotAFrame,
+    /// A format that this version does not know.
+    #[error("the frame has format version {0}; this version reads 1")]
+    Version(u8),
+    /// The content is not what was written.
+    #[error("the frame's checksum does not match its content")]
+    Checksum,
+    /// A bound is passed.
+    #[error("the {what} is {found}, over the limit of {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        found: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// The bytes end too early.
+    #[error("the frame's {what} ends too early")]
+    Truncated {
+        /// What was being read.
+        what: &'static str,
+    },
+    /// The bytes contradict the format.
+    #[error("the frame's {what} is malformed: {why}")]
+    Malformed {
+        /// What was being read.
+        what: &'static str,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Samples in a codec that this version does not know.
+    #[error("the frame's samples are in codec {0}, which this version does not know")]
+    UnknownCodec(u8),
+    /// A section is compressed in a way that this version does not know, or its bytes are damaged.
+    #[error("the frame's section cannot be decompressed: {0}")]
+    Compression(String),
+    /// The frame builds on others that were not read.
+    #[error("the frame builds on the start of segment {segment}, which was not read")]
+    NoState {
+        /// The segment.
+        segment: u64,
+    },
+    /// A frame is missing or repeated inside a segment.
+    #[error("the frame has number {found}, expected {expected}")]
+    OutOfSequence {
+        /// The number that is next.
+        expected: u64,
+        /// The frame's number.
+        found: u64,
+    },
+    /// The segment's dictionary is full: start a new segment.
+    #[error("the segment's dictionary is full")]
+    SegmentFull,
+    /// A series has no labels, or is over the bounds of [`Limits::allow`].
+    #[error("a series has no labels, too many of them, or one that is too long")]
+    SeriesRefused,
+}
+
+impl FrameError {
+    fn too_large(what: &'static str, found: usize, limit: usize) -> Self {
+        Self::TooLarge { what, found, limit }
+    }
+}
+
+#[cfg(test)]
+mod tests;

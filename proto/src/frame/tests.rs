@@ -1,0 +1,282 @@
+//! Round trips, golden frames, and everything that must be refused.
+
+use proptest::prelude::*;
+
+use super::*;
+use tributary_model::series::MetricType;
+
+fn series(number: usize) -> Labels {
+    let pairs = [
+        ("__name__".to_owned(), format!("metric_{}", number % 7)),
+        ("instance".to_owned(), "127.0.0.1:9100".to_owned()),
+        ("n".to_owned(), number.to_string()),
+    ];
+    Labels::from_pairs(pairs).unwrap()
+}
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+/// Encodes frame after frame of one segment and checks that each decodes to the same samples.
+fn check(frames: &[Vec<(usize, i64, u64)>]) -> Vec<Vec<u8>> {
+    let (mut encoder, mut decoder) = (Encoder::new(7, 3), Decoder::new(Limits::default()));
+    let mut known: Vec<Labels> = Vec::new();
+    let mut out = Vec::new();
+    for (seq, frame) in (1..).zip(frames) {
+        let samples: Vec<(Labels, Sample)> = frame
+            .iter()
+            .map(|(n, millis, bits)| (series(*n), Sample::new(*millis, f64::from_bits(*bits))))
+            .collect();
+        let content = Content { samples: &samples, ..Content::default() };
+        let bytes = encoder.encode(seq, at(42), &content).unwrap();
+        assert_eq!(header(&bytes).unwrap().seq, seq);
+        let decoded = decoder.decode(&bytes).unwrap();
+        assert_eq!(decoded.first_new as usize, known.len());
+        known.extend(decoded.new_series);
+        let mut sent: Vec<_> =
+            samples.iter().map(|(l, s)| (s.at, l.clone(), s.value.to_bits())).collect();
+        let mut got: Vec<_> = decoded
+            .samples
+            .iter()
+            .map(|s| (s.sample.at, known[s.series as usize].clone(), s.sample.value.to_bits()))
+            .collect();
+        // Stable: two samples of one series and time keep their order.
+        sent.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        got.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        assert_eq!(sent, got);
+        out.push(bytes);
+    }
+    assert_eq!(encoder.series(), known.len());
+    out
+}
+
+fn example() -> Vec<Vec<u8>> {
+    let (mut encoder, mut out) = (Encoder::new(0x0102_0304_0506_0708, 9), Vec::new());
+    let up = Labels::from_pairs([("__name__", "up"), ("job", "node")]).unwrap();
+    let cpu = Labels::from_pairs([("__name__", "cpu"), ("job", "node")]).unwrap();
+    let start = 1_790_000_000_000;
+    let metadata = [Metadata {
+        metric: "up".into(),
+        kind: MetricType::Gauge,
+        help: "1 if the target answered.".into(),
+        unit: String::new(),
+    }];
+    let gaps =
+        [Gap { from: at(start - 5), to: at(start - 1), cause: GapCause::SpoolFull, samples: 3 }];
+    let samples = [(up.clone(), Sample::new(start, 1.0)), (cpu.clone(), Sample::new(start, 2.5))];
+    let content = Content { samples: &samples, metadata: &metadata, gaps: &gaps };
+    out.push(encoder.encode(12, at(start), &content).unwrap());
+    let stale = tributary_model::sample::stale_nan();
+    let samples = [
+        (up, Sample::new(start + 15_000, stale)),
+        (cpu.clone(), Sample::new(start + 15_000, 2.75)),
+        (cpu, Sample::new(start + 15_000, f64::NAN)),
+    ];
+    let content = Content { samples: &samples, ..Content::default() };
+    out.push(encoder.encode(13, at(start + 15_000), &content).unwrap());
+    out.push(encoder.encode(14, at(start + 15_000), &Content::default()).unwrap());
+    out
+}
+
+#[test]
+fn golden_frames_read_and_write_the_same() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1");
+    let mut decoder = Decoder::new(Limits::default());
+    for (number, bytes) in (1..).zip(example()) {
+        let path = folder.join(format!("frame-{number}.hex"));
+        let written: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        if std::env::var_os("TRIBUTARY_WRITE_FIXTURES").is_some() {
+            std::fs::write(&path, format!("{written}\n")).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(written, golden.trim(), "{}", path.display());
+        let text = format!("{:#?}\n", decoder.decode(&bytes).unwrap());
+        let path = folder.join(format!("frame-{number}.txt"));
+        if std::env::var_os("TRIBUTARY_WRITE_FIXTURES").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
+    }
+}
+
+#[test]
+fn steady_scrapes_cost_less_than_a_byte_a_sample() {
+    let frames: Vec<Vec<(usize, i64, u64)>> = (0..40i64)
+        .map(|scrape| {
+            (0..500usize)
+                .map(|n| {
+                    let step = i64::try_from(n % 5).unwrap() * 3;
+                    #[expect(clippy::cast_precision_loss)]
+                    let value = (scrape * step) as f64;
+                    (n, scrape * 15_000 + 7, value.to_bits())
+                })
+                .collect()
+        })
+        .collect();
+    let sizes: Vec<usize> = check(&frames).iter().map(Vec::len).collect();
+    assert!(sizes[1..].iter().all(|size| *size < 500), "{sizes:?}");
+}
+
+#[test]
+fn frames_outside_their_segment_are_refused() {
+    let frames = example();
+    let mut decoder = Decoder::new(Limits::default());
+    assert_eq!(decoder.decode(&frames[1]), Err(FrameError::NoState { segment: 9 }));
+    decoder.decode(&frames[0]).unwrap();
+    assert!(matches!(decoder.decode(&frames[2]), Err(FrameError::OutOfSequence { .. })));
+    // After an error the segment cannot go on, but can be read again from its start.
+    assert!(decoder.decode(&frames[1]).is_err());
+    for frame in &frames {
+        decoder.decode(frame).unwrap();
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    for frame in example() {
+        for bit in 0..frame.len() * 8 {
+            let mut damaged = frame.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(header(&damaged).is_err(), "bit {bit}");
+        }
+        for len in 0..frame.len() {
+            assert!(header(&frame[..len]).is_err(), "cut to {len}");
+        }
+    }
+}
+
+/// Replaces the sections of the example's first frame and seals it again.
+fn with_sections(sections: &[u8]) -> Vec<u8> {
+    let samples = [(series(1), Sample::new(5, 1.0))];
+    let content = Content { samples: &samples, ..Content::default() };
+    let mut encoder = Encoder::new(7, 3);
+    let whole = encoder.encode(1, at(5), &content).unwrap();
+    let (parsed, rest) = header::read(&whole, limits::MAX_FRAME_BYTES).unwrap();
+    assert_eq!(parsed.samples, 1);
+    let mut out = whole[..whole.len() - rest.len() - 4].to_vec();
+    out.extend_from_slice(sections);
+    header::seal(&mut out);
+    out
+}
+
+fn refused(sections: &[u8]) -> FrameError {
+    Decoder::new(Limits::default()).decode(&with_sections(sections)).unwrap_err()
+}
+
+#[test]
+fn hostile_sections_are_refused() {
+    // A section that announces 4 GiB after decompression.
+    assert!(matches!(
+        refused(&[2, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]),
+        FrameError::TooLarge { what: "section", .. }
+    ));
+    // A bomb: more than it announces.
+    let bomb = zstd::bulk::compress(&vec![0; 10 << 20], 3).unwrap();
+    let mut section = vec![2, 1];
+    wire::put_len(&mut section, 1000);
+    wire::put_bytes(&mut section, &bomb);
+    assert!(matches!(refused(&section), FrameError::Compression(_)));
+    // The same kind twice, the wrong order, a bad compression, a cut section.
+    assert!(matches!(refused(&[4, 0, 1, 0, 4, 0, 1, 0]), FrameError::Malformed { .. }));
+    assert!(matches!(refused(&[4, 0, 1, 0, 3, 0, 1, 0]), FrameError::Malformed { .. }));
+    assert!(matches!(refused(&[4, 9, 1, 1, 0]), FrameError::Compression(_)));
+    assert!(matches!(refused(&[4, 0, 9, 0]), FrameError::Truncated { .. }));
+    // Samples of an unknown codec, and of a series without number.
+    assert_eq!(refused(&[2, 0, 1, 9]), FrameError::UnknownCodec(9));
+    assert!(matches!(refused(&[2, 0, 8, 1, 1, 0, 0, 1, 0, 0, 0]), FrameError::Malformed { .. }));
+    // Two billion samples in one run.
+    let run = [2, 0, 12, 1, 1, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 7, 0];
+    assert!(matches!(refused(&run), FrameError::Malformed { .. }));
+    // A dictionary that announces many symbols.
+    assert!(matches!(
+        refused(&[1, 0, 6, 0, 0xff, 0xff, 0xff, 0xff, 7]),
+        FrameError::Truncated { .. }
+    ));
+}
+
+#[test]
+fn unknown_kinds_are_skipped() {
+    let samples = [(series(1), Sample::new(5, 1.0))];
+    let content = Content { samples: &samples, ..Content::default() };
+    let whole = Encoder::new(7, 3).encode(1, at(5), &content).unwrap();
+    let (_, rest) = header::read(&whole, limits::MAX_FRAME_BYTES).unwrap();
+    let sections = [&[77, 0, 2, 1, 2][..], rest, &[78, 5, 3, 2, 1, 2]].concat();
+    let frame = Decoder::new(Limits::default()).decode(&with_sections(&sections)).unwrap();
+    assert_eq!((frame.unknown, frame.samples.len()), (2, 1));
+}
+
+#[test]
+fn the_encoder_refuses_and_stays_usable() {
+    let mut encoder = Encoder::new(1, 1);
+    let mut decoder = Decoder::new(Limits::default());
+    let empty = [(Labels::empty(), Sample::new(1, 1.0))];
+    let refused = encoder.encode(1, at(1), &Content { samples: &empty, ..Content::default() });
+    assert_eq!(refused, Err(FrameError::SeriesRefused));
+    let many: Vec<_> = (0..40_000).map(|n| (series(n), Sample::new(1, 1.0))).collect();
+    let refused = encoder.encode(1, at(1), &Content { samples: &many, ..Content::default() });
+    assert!(matches!(refused, Err(FrameError::TooLarge { what: "frame", .. })));
+    assert_eq!(encoder.series(), 0);
+    let mut rest = many.as_slice();
+    for seq in 1.. {
+        let (now, later) = rest.split_at(Encoder::prefix(rest));
+        let content = Content { samples: now, ..Content::default() };
+        let bytes = encoder.encode(seq, at(1), &content).unwrap();
+        assert!(bytes.len() < limits::MAX_FRAME_BYTES);
+        assert_eq!(decoder.decode(&bytes).unwrap().samples.len(), now.len());
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let skipped = encoder.encode(99, at(1), &Content::default());
+    assert!(matches!(skipped, Err(FrameError::OutOfSequence { .. })));
+}
+
+fn frames() -> impl Strategy<Value = Vec<Vec<(usize, i64, u64)>>> {
+    let edges = prop::sample::select(vec![
+        0u64,
+        (-0.0f64).to_bits(),
+        f64::NAN.to_bits(),
+        0x7ff0_0000_0000_0002,
+        0xfff8_0000_dead_beef,
+        f64::INFINITY.to_bits(),
+        1,
+        (0.1f64 + 0.2).to_bits(),
+        1e22f64.to_bits(),
+    ]);
+    let value = prop_oneof![any::<u64>(), edges, any::<i32>().prop_map(|i| f64::from(i).to_bits())];
+    let time = prop_oneof![any::<i64>(), 0..5i64, Just(i64::MIN), Just(i64::MAX)];
+    let sample = (0..20usize, time, value);
+    prop::collection::vec(prop::collection::vec(sample, 0..40), 1..6)
+}
+
+proptest! {
+    #[test]
+    fn any_samples_round_trip(frames in frames()) {
+        check(&frames);
+    }
+
+    #[test]
+    fn any_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Decoder::new(Limits::default()).decode(&bytes);
+        let _ = Decoder::new(Limits::default()).decode(&with_sections(&bytes));
+    }
+
+    #[test]
+    fn damaged_frames_with_a_good_checksum_do_not_panic(
+        frames in frames(),
+        damage in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6),
+    ) {
+        let mut decoder = Decoder::new(Limits::default());
+        for mut frame in check(&frames) {
+            frame.truncate(frame.len() - 4);
+            for (place, byte) in &damage {
+                let place = place % frame.len();
+                frame[place] = *byte;
+            }
+            header::seal(&mut frame);
+            let _ = decoder.decode(&frame);
+        }
+    }
+}
