@@ -16,11 +16,11 @@ use crate::certificate::Certificate;
 use crate::identity::{self, Identity, InvalidIdentity};
 
 /// Life of an authority's certificate.
-pub const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
+pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Life of a leaf certificate unless another is asked for.
-pub const LEAF_LIFETIME: Duration = Duration::from_hours(30 * 24);
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 /// Certificates are valid from this long before they were made: clocks differ.
-pub const CLOCK_SKEW: Duration = Duration::from_mins(5);
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 const AUTHORITY_NAME: &str = "Tributary CA 1";
 const TRUST_DOMAIN_SCHEME: &str = "spiffe://";

@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 use crate::authority::{Authority, AuthorityError, Issued};
 use crate::certificate::Certificate;
 use crate::identity::{self, Identity};
-use crate::tls::{self, Files, TlsError};
+use crate::pem;
+use crate::tls::{Files, TlsError};
 
 /// The authority's certificate, and each leaf folder's bundle of trusted authorities.
 pub const CA_CERT: &str = "ca.crt";
@@ -167,7 +168,7 @@ pub fn files(dir: &Path) -> Files {
 
 /// Reads the first certificate of a PEM file.
 pub fn leaf(path: &Path) -> Result<Certificate, BundleError> {
-    let chain = tls::read_certificates(path)?;
+    let chain = pem::read_certificates(path)?;
     let malformed = || BundleError::Malformed { path: path.to_owned() };
     chain
         .first()

@@ -1,5 +1,6 @@
 //! What a certificate says, read once: subject, identity, validity, usages, the hash of its key.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
@@ -15,8 +16,6 @@ pub struct Certificate {
     pub subject: String,
     /// The issuer's common name, or the whole issuer where it has none.
     pub issuer: String,
-    /// Whether subject and issuer are the same.
-    pub self_issued: bool,
     /// The serial number in lower-case hexadecimal digits.
     pub serial: String,
     /// From when it is valid.
@@ -57,7 +56,6 @@ impl Certificate {
         Ok(Self {
             subject: name_text(parsed.subject()),
             issuer: name_text(parsed.issuer()),
-            self_issued: parsed.subject() == parsed.issuer(),
             serial: hex(parsed.raw_serial()),
             not_before: system_time(parsed.validity().not_before)?,
             not_after: system_time(parsed.validity().not_after)?,
@@ -68,6 +66,11 @@ impl Certificate {
             is_ca: parsed.is_ca(),
             spki_sha256: sha256(parsed.public_key().raw),
         })
+    }
+
+    /// Whether it is an authority's certificate that the authority signed itself.
+    pub fn is_self_issued(&self) -> bool {
+        self.is_ca && self.subject == self.issuer
     }
 }
 
@@ -97,7 +100,10 @@ pub fn rfc3339(time: SystemTime) -> String {
 
 /// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn name_text(name: &x509_parser::x509::X509Name<'_>) -> String {

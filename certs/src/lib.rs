@@ -8,4 +8,5 @@ pub mod identity;
 pub mod status;
 pub mod tls;
 
+mod pem;
 mod verify;

@@ -18,7 +18,7 @@ use tributary_certs::tls::TlsError;
 const CHECK_FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const MAX_DAYS: i64 = 3650;
-const DAY: Duration = Duration::from_hours(24);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Makes the certificates that agents and the collector know each other by.
 ///
@@ -231,19 +231,18 @@ fn facts(certificate: &Certificate) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The error, and the next step where there is one.
+/// The error, its causes where it does not tell them itself, and the next step where there is one.
 fn report(error: &anyhow::Error) -> String {
-    let mut text = format!("error: {error}\n");
-    for cause in error.chain().skip(1) {
-        // Most errors print their cause themselves.
-        if !text.contains(&cause.to_string()) {
-            text.push_str(&format!("  because: {cause}\n"));
+    let mut lines = vec![format!("error: {error}")];
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !lines.iter().any(|line| line.contains(&cause)) {
+            lines.push(format!("  because: {cause}"));
         }
     }
     if let Some(help) = error.downcast_ref::<BundleError>().and_then(help) {
-        text.push_str(&format!("  = help: {help}\n"));
+        lines.push(format!("   = help: {help}"));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 fn help(error: &BundleError) -> Option<String> {
@@ -269,9 +268,11 @@ fn help(error: &BundleError) -> Option<String> {
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<BundleError>() {
         Some(
-            BundleError::Malformed { .. } | BundleError::Disk { .. } | BundleError::Load { .. },
+            BundleError::Malformed { .. }
+            | BundleError::Disk { .. }
+            | BundleError::Load { .. }
+            | BundleError::Tls(TlsError::Pem { .. }),
         ) => CHECK_FAILED,
-        Some(BundleError::Tls(TlsError::Pem { .. })) => CHECK_FAILED,
         _ => USAGE,
     }
 }

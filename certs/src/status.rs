@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use crate::bundle::{self, BundleError, CA_CERT, COLLECTOR, LEAF_CERT};
 use crate::certificate::{Certificate, rfc3339, utc};
-use crate::tls::{Material, TlsError};
+use crate::tls::Material;
 
 const SERIAL_DIGITS: usize = 8;
 const SUBJECT_CHARS: usize = 24;
-const DAY: Duration = Duration::from_hours(24);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// One certificate of the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -84,13 +84,14 @@ pub fn read(dir: &Path, now: SystemTime) -> Result<Vec<Row>, BundleError> {
     for name in leaf_folders(dir)? {
         let folder = dir.join(&name);
         let label = if name == COLLECTOR { name.clone() } else { format!("agent/{name}") };
-        rows.push(leaf_row(label, &name, &folder, now)?);
+        rows.push(leaf_row(label, &folder, now));
     }
-    rows.iter_mut().filter(|row| row.status == Status::ExpiresSoon).for_each(|row| {
+    for row in &mut rows {
         let name = row.certificate.trim_start_matches("agent/");
-        row.note =
-            (name != "ca").then(|| format!("tributary-certs issue {name} --dir {}", dir.display()));
-    });
+        if matches!(row.status, Status::ExpiresSoon | Status::Expired) && name != "ca" {
+            row.note = Some(format!("tributary-certs issue {name} --dir {}", dir.display()));
+        }
+    }
     Ok(rows)
 }
 
@@ -134,26 +135,40 @@ fn cells(row: &Row) -> [String; 7] {
     ]
 }
 
-fn leaf_row(label: String, name: &str, folder: &Path, now: SystemTime) -> Result<Row, BundleError> {
+fn leaf_row(label: String, folder: &Path, now: SystemTime) -> Row {
     let path = folder.join(LEAF_CERT);
-    let certificate = bundle::leaf(&path)?;
+    let certificate = match bundle::leaf(&path) {
+        Ok(certificate) => certificate,
+        Err(why) => return unreadable(label, path, &why),
+    };
     let mut row = row(label, &certificate, path, now);
-    if row.status != Status::Expired {
-        let files = bundle::files(folder);
-        // A key that has been moved to its agent is as it should be.
-        let keyless = !files.key_file.exists();
-        match Material::load(&files) {
-            Ok(_) => {}
-            Err(TlsError::Read { path, .. }) if keyless && path == files.key_file => {}
-            Err(why) => {
-                row.status = Status::Broken;
-                row.note = Some(why.to_string());
-            }
-        }
-    } else {
-        row.note = Some(format!("tributary-certs issue {name}"));
+    let files = bundle::files(folder);
+    // A key that has been moved to its agent is as it should be; an expired certificate says so already.
+    if row.status != Status::Expired
+        && files.key_file.exists()
+        && let Err(why) = Material::load(&files)
+    {
+        row.status = Status::Broken;
+        row.note = Some(why.to_string());
     }
-    Ok(row)
+    row
+}
+
+fn unreadable(label: String, file: PathBuf, why: &BundleError) -> Row {
+    let unknown = || "-".to_owned();
+    Row {
+        certificate: label,
+        subject: unknown(),
+        identity: None,
+        serial: unknown(),
+        not_after: unknown(),
+        not_after_text: unknown(),
+        seconds_left: -1,
+        issuer: unknown(),
+        status: Status::Broken,
+        note: Some(why.to_string()),
+        file,
+    }
 }
 
 fn row(label: String, certificate: &Certificate, file: PathBuf, now: SystemTime) -> Row {
@@ -176,7 +191,7 @@ fn row(label: String, certificate: &Certificate, file: PathBuf, now: SystemTime)
         not_after: rfc3339(certificate.not_after),
         not_after_text: utc(certificate.not_after),
         seconds_left,
-        issuer: if certificate.self_issued {
+        issuer: if certificate.is_self_issued() {
             "self".to_owned()
         } else {
             certificate.issuer.clone()

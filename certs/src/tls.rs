@@ -1,6 +1,5 @@
 //! Mutual TLS 1.3 between agents and collectors, replaceable at any time; plain server TLS for the HTTP port.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,11 +12,9 @@ use arc_swap::ArcSwap;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -25,6 +22,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use crate::certificate::Certificate;
 pub use crate::error::{HandshakeError, Refusal, TlsError};
 use crate::identity::Identity;
+use crate::pem;
 use crate::verify::{self, Party, Side, Verifier};
 
 /// How long a peer has for the handshake. Longer: the connection is dropped.
@@ -58,19 +56,18 @@ impl Material {
     /// Reads the three files. The key must fit the certificate, and the certificate must be valid now,
     /// chain to the bundle and carry one of our identities.
     pub fn load(files: &Files) -> Result<Self, TlsError> {
-        let chain = read_certificates(&files.cert_file)?;
-        let key = read_key(&files.key_file)?;
-        let roots = read_roots(&files.ca_file)?;
-        let provider = provider();
-        check_key(&provider, &chain, &key, files)?;
+        let chain = pem::read_certificates(&files.cert_file)?;
+        let key = pem::read_key(&files.key_file)?;
+        let roots = Arc::new(pem::read_roots(&files.ca_file)?);
+        pem::check_key(&provider(), &chain, &key, files)?;
         let refused = |why| TlsError::Refused { path: files.cert_file.clone(), why };
         let certificate = first(&chain)
             .and_then(|leaf| Certificate::parse(leaf).ok())
             .ok_or_else(|| refused(Refusal::Malformed))?;
         let identity = verify::sole_identity(&certificate).map_err(refused)?;
-        check_chain(&provider, &chain, &roots, files)?;
+        check_chain(&certificate, &chain, &roots, files)?;
         let cert_file = files.cert_file.clone();
-        Ok(Self { cert_file, chain, key, roots: Arc::new(roots), certificate, identity })
+        Ok(Self { cert_file, chain, key, roots, certificate, identity })
     }
 
     /// Whom the certificate speaks for.
@@ -344,21 +341,21 @@ fn client_parts(material: &Material) -> Result<ClientParts, TlsError> {
 
 fn web_config(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerConfig, TlsError> {
     let unusable = |source| TlsError::Unusable { path: cert.to_owned(), source };
-    let chain = read_certificates(cert)?;
-    let private = read_key(key)?;
+    let chain = pem::read_certificates(cert)?;
+    let private = pem::read_key(key)?;
     let files = Files {
         cert_file: cert.to_owned(),
         key_file: key.to_owned(),
         ca_file: client_ca.unwrap_or(cert).to_owned(),
     };
-    check_key(&provider(), &chain, &private, &files)?;
+    pem::check_key(&provider(), &chain, &private, &files)?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(unusable)?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let roots = Arc::new(read_roots(path)?);
+            let roots = Arc::new(pem::read_roots(path)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
                 .build()
                 .map_err(|why| unusable(rustls::Error::General(why.to_string())))?;
@@ -370,81 +367,20 @@ fn web_config(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Serve
     Ok(config)
 }
 
-fn check_key(
-    provider: &CryptoProvider,
-    chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'static>,
-    files: &Files,
-) -> Result<(), TlsError> {
-    match CertifiedKey::from_der(chain.to_vec(), key.clone_key(), provider) {
-        Ok(_) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Err(TlsError::KeyMismatch {
-                cert: files.cert_file.clone(),
-                key: files.key_file.clone(),
-            })
-        }
-        Err(source) => Err(TlsError::Unusable { path: files.key_file.clone(), source }),
-    }
-}
-
+/// A certificate for one side only is checked as that side; which side it serves is decided later.
 fn check_chain(
-    provider: &CryptoProvider,
+    certificate: &Certificate,
     chain: &[CertificateDer<'static>],
-    roots: &RootCertStore,
+    roots: &Arc<RootCertStore>,
     files: &Files,
 ) -> Result<(), TlsError> {
-    let Some((leaf, intermediates)) = chain.split_first() else {
-        return Ok(());
-    };
-    let verified = rustls::server::ParsedCertificate::try_from(leaf).and_then(|leaf| {
-        rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            roots,
-            intermediates,
-            UnixTime::now(),
-            provider.signature_verification_algorithms.all,
-        )
-    });
-    verified.map_err(|source| match verify::refusal(&source) {
-        Some(why) => TlsError::Refused { path: files.cert_file.clone(), why },
-        None => TlsError::Unusable { path: files.cert_file.clone(), source },
+    let side = if certificate.client_auth { Side::Client } else { Side::Server };
+    verify::check_chain(chain, roots, &provider(), side).map_err(|source| {
+        match verify::refusal(&source) {
+            Some(why) => TlsError::Refused { path: files.cert_file.clone(), why },
+            None => TlsError::Unusable { path: files.cert_file.clone(), source },
+        }
     })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
-}
-
-pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = |why: String| TlsError::Pem { path: path.to_owned(), what: "certificate", why };
-    let bytes = read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&bytes)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| pem(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(pem("it holds no CERTIFICATE block".to_owned()));
-    }
-    Ok(certificates)
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = zeroize::Zeroizing::new(read(path)?);
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| TlsError::Pem {
-        path: path.to_owned(),
-        what: "private key",
-        why: error.to_string(),
-    })
-}
-
-fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|source| TlsError::Unusable { path: path.to_owned(), source })?;
-    }
-    Ok(roots)
 }
 
 fn first<'a>(chain: &'a [CertificateDer<'static>]) -> Option<&'a CertificateDer<'static>> {

@@ -67,6 +67,33 @@ impl Verifier {
     }
 }
 
+/// Whether a chain leads to one of the roots now, used as a certificate of this side.
+pub(crate) fn check_chain(
+    chain: &[CertificateDer<'static>],
+    roots: &Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+    side: Side,
+) -> Result<(), Error> {
+    let (leaf, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+    let now = UnixTime::now();
+    match side {
+        Side::Client => {
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+                .build()
+                .map_err(|why| Error::General(why.to_string()))?
+                .verify_client_cert(leaf, intermediates, now)
+                .map(|_| ())
+        }
+        Side::Server => verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            roots,
+            intermediates,
+            now,
+            provider.signature_verification_algorithms.all,
+        ),
+    }
+}
+
 /// The extended key usage must be there and must name the side the peer is on.
 pub(crate) fn check_usage(certificate: &Certificate, side: Side) -> Result<(), Refusal> {
     let (allowed, wanted) = match side {
