@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod digest;
 pub mod error;
 pub mod identity;
 pub mod status;

@@ -22,8 +22,19 @@ const IMPLICIT_TLS_PORT: u16 = 465;
 const MAX_ROUTE_DEPTH: usize = 32;
 /// Headers that are made here and cannot be set by hand; recipients come from `to` alone.
 const RESERVED_HEADERS: &[&str] = &[
-    "auto-submitted", "bcc", "cc", "content-transfer-encoding", "content-type", "date", "from",
-    "in-reply-to", "message-id", "mime-version", "references", "sender", "to",
+    "auto-submitted",
+    "bcc",
+    "cc",
+    "content-transfer-encoding",
+    "content-type",
+    "date",
+    "from",
+    "in-reply-to",
+    "message-id",
+    "mime-version",
+    "references",
+    "sender",
+    "to",
 ];
 
 /// What the file says, checked.
@@ -243,13 +254,8 @@ impl Reader<'_> {
             None => above.group_by.clone(),
         };
         let timing = self.timing(raw, above.timing)?;
-        let below = Above {
-            receiver,
-            group_by: &group_by,
-            timing,
-            key: &key,
-            depth: above.depth + 1,
-        };
+        let below =
+            Above { receiver, group_by: &group_by, timing, key: &key, depth: above.depth + 1 };
         let routes = raw.routes.iter().map(|r| self.route(r, &below, receivers));
         let routes = routes.collect::<Result<Vec<_>, _>>()?;
         Ok(Route {
@@ -317,8 +323,7 @@ impl Reader<'_> {
         }
         for text in &raw.matchers {
             let help = "write label=\"value\", with =, !=, =~ or !~";
-            let more =
-                matchers::parse(&text.value).map_err(|e| self.fault(text, e, Some(help)))?;
+            let more = matchers::parse(&text.value).map_err(|e| self.fault(text, e, Some(help)))?;
             out.extend(more);
         }
         out.sort_by(|a, b| (a.name(), a.op(), a.value()).cmp(&(b.name(), b.op(), b.value())));
@@ -338,11 +343,15 @@ impl Reader<'_> {
         let smarthost = raw.smarthost.as_ref().or(global.smtp_smarthost.as_ref());
         let missing = |what: &str, help: &str| self.fault(spanned, what, Some(help));
         let smarthost = smarthost.ok_or_else(|| {
-            missing("no mail server is given", "set smarthost here or global.smtp_smarthost to host:port")
+            missing(
+                "no mail server is given",
+                "set smarthost here or global.smtp_smarthost to host:port",
+            )
         })?;
         let (host, port) = self.smarthost(smarthost)?;
         let from = raw.from.as_ref().or(global.smtp_from.as_ref());
-        let from = from.ok_or_else(|| missing("no sender is given", "set from here or global.smtp_from"))?;
+        let from =
+            from.ok_or_else(|| missing("no sender is given", "set from here or global.smtp_from"))?;
         let [from] = <[Mailbox; 1]>::try_from(self.mailboxes(from)?)
             .map_err(|_| self.fault(from, "the sender must be one address", None))?;
         let login = self.login(global, spanned)?;
@@ -369,12 +378,19 @@ impl Reader<'_> {
 
     fn smarthost(&self, text: &Spanned<String>) -> Result<(String, u16), Box<Diagnostic>> {
         let fault = || {
-            self.fault(text, "the mail server must be written as host:port", Some("for example smtp.example.org:587"))
+            self.fault(
+                text,
+                "the mail server must be written as host:port",
+                Some("for example smtp.example.org:587"),
+            )
         };
         let (host, port) = text.value.rsplit_once(':').ok_or_else(fault)?;
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().map_err(|_| fault())?;
-        if bare.is_empty() || bare.contains(|c: char| c.is_whitespace() || c.is_control()) || port == 0 {
+        if bare.is_empty()
+            || bare.contains(|c: char| c.is_whitespace() || c.is_control())
+            || port == 0
+        {
             return Err(fault());
         }
         Ok((bare.to_owned(), port))
@@ -455,7 +471,11 @@ impl Reader<'_> {
     ) -> Result<Tls, Box<Diagnostic>> {
         let Some(raw) = raw else { return Ok(Tls::default()) };
         if raw.cert_file.is_some() || raw.key_file.is_some() {
-            return Err(self.fault(at, "client certificates for mail servers are not supported yet", None));
+            return Err(self.fault(
+                at,
+                "client certificates for mail servers are not supported yet",
+                None,
+            ));
         }
         Ok(Tls {
             ca_file: raw.ca_file.as_ref().map(|file| self.folder.join(file)),

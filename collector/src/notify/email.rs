@@ -262,7 +262,8 @@ impl Mailer {
         let mut connection = step(self.deadlines.reply, "EHLO", greeting).await?;
         if email.security == Security::StartTls {
             if !connection.can_starttls() {
-                let text = "the server does not offer STARTTLS, and mail is not sent without TLS".to_owned();
+                let text = "the server does not offer STARTTLS, and mail is not sent without TLS"
+                    .to_owned();
                 let _ = timeout(self.deadlines.quit, connection.quit()).await;
                 return Err(Failure { reason: Reason::Tls, step: "STARTTLS", text });
             }
@@ -284,7 +285,9 @@ impl Mailer {
         }
         let mechanisms = [Mechanism::Plain, Mechanism::Login];
         let Some(mechanism) = connection.server_info().get_auth_mechanism(&mechanisms) else {
-            let text = "a login is configured, but the server offers neither AUTH PLAIN nor AUTH LOGIN".to_owned();
+            let text =
+                "a login is configured, but the server offers neither AUTH PLAIN nor AUTH LOGIN"
+                    .to_owned();
             return Err(auth(text, Reason::LoginNotOffered));
         };
         let first = Auth::new(mechanism, credentials.clone(), None);
@@ -295,11 +298,8 @@ impl Mailer {
                 if !reply.has_code(334) {
                     break;
                 }
-                let code = Code::new(
-                    Severity::PositiveIntermediate,
-                    Category::Unspecified3,
-                    Detail::Four,
-                );
+                let code =
+                    Code::new(Severity::PositiveIntermediate, Category::Unspecified3, Detail::Four);
                 let asked = Response::new(code, vec![question.to_owned()]);
                 let next = Auth::new_from_response(mechanism, credentials.clone(), &asked);
                 reply = self.auth_command(connection, next).await?;
@@ -364,9 +364,9 @@ impl Mailer {
         }
         let outcome = match refusal(step(reply, "DATA", connection.command(Data)).await)? {
             Some(outcome) => Some(outcome),
-            None => {
-                refusal(step(self.deadlines.data, "the mail's text", connection.message(mail)).await)?
-            }
+            None => refusal(
+                step(self.deadlines.data, "the mail's text", connection.message(mail)).await,
+            )?,
         };
         let (answer, text) = outcome.unwrap_or((Answer::Accepted, "250".to_owned()));
         replies.extend(answers(&accepted, answer, &text));
@@ -375,8 +375,7 @@ impl Mailer {
 }
 
 fn answers(addresses: &[&Address], answer: Answer, text: &str) -> Vec<Reply> {
-    let reply =
-        |a: &&Address| Reply { address: a.to_string(), answer, text: text.to_owned() };
+    let reply = |a: &&Address| Reply { address: a.to_string(), answer, text: text.to_owned() };
     addresses.iter().map(reply).collect()
 }
 
@@ -471,14 +470,13 @@ fn build_tls(tls: &Tls, host: String) -> Result<TlsParameters, Failure> {
     let mut builder = TlsParameters::builder(tls.server_name.clone().unwrap_or(host));
     if let Some(path) = &tls.ca_file {
         let pem = std::fs::read(path).map_err(|e| file(path, &e))?;
-        let ca = Certificate::from_pem(&pem)
-            .map_err(|e| failed(format!("{}: {e}", path.display())))?;
+        let ca =
+            Certificate::from_pem(&pem).map_err(|e| failed(format!("{}: {e}", path.display())))?;
         builder = builder.certificate_store(CertificateStore::None).add_root_certificate(ca);
     }
     if tls.insecure_skip_verify {
-        builder = builder
-            .dangerous_accept_invalid_certs(true)
-            .dangerous_accept_invalid_hostnames(true);
+        builder =
+            builder.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true);
     }
     builder.build().map_err(|e| failed(e.to_string()))
 }

@@ -198,7 +198,12 @@ impl Groups {
     pub fn due(&mut self, now: Timestamp) -> Due {
         let mut due = Due::default();
         self.follow_clock(now);
-        let ids: Vec<GroupId> = self.groups.iter().filter(|(_, g)| g.next_flush <= now).map(|(id, _)| id.clone()).collect();
+        let ids: Vec<GroupId> = self
+            .groups
+            .iter()
+            .filter(|(_, g)| g.next_flush <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in ids {
             self.flush(&id, now, &mut due.changes);
         }
@@ -256,7 +261,11 @@ impl Groups {
         let emails = self.config.receivers.get(receiver).map_or(&[][..], Vec::as_slice);
         let mut waiting = false;
         for (integration, email) in emails.iter().enumerate() {
-            let key = Key { receiver: receiver.clone(), integration, group: group_key(route_key, labels) };
+            let key = Key {
+                receiver: receiver.clone(),
+                integration,
+                group: group_key(route_key, labels),
+            };
             let known = self.logs.get(&key).map(|entry| &entry.log);
             if known.is_some_and(|log| log.intent.is_some()) {
                 waiting = true;

@@ -96,9 +96,8 @@ fn subject(intent: &Intent) -> String {
 }
 
 fn own_headers(sender: &Sender, key: &Key, intent: &Intent) -> Vec<(&'static str, String)> {
-    let mut clusters: Vec<&str> = all(intent)
-        .filter_map(|alert| alert.labels.get(&sender.cluster_label))
-        .collect();
+    let mut clusters: Vec<&str> =
+        all(intent).filter_map(|alert| alert.labels.get(&sender.cluster_label)).collect();
     clusters.sort_unstable();
     clusters.dedup();
     let mut fingerprint = String::new();
@@ -134,7 +133,7 @@ fn part(text: String, kind: ContentType) -> SinglePart {
     let text = text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n");
     let encoding = ContentTransferEncoding::QuotedPrintable;
     let body = Body::new_with_encoding(text, encoding)
-        .unwrap_or_else(|(raw, _)| Body::dangerous_pre_encoded(raw, encoding));
+        .unwrap_or_else(|raw| Body::dangerous_pre_encoded(raw, encoding));
     SinglePart::builder().header(kind).body(body)
 }
 
@@ -173,11 +172,8 @@ fn html(sender: &Sender, intent: &Intent) -> String {
                 let value = escape(&clip(&value, MAX_VALUE_CHARS)).replace('\n', "<br>\n");
                 let link = value.starts_with("https://") || value.starts_with("http://");
                 let plain = !value.contains(char::is_whitespace);
-                let cell = if link && plain {
-                    format!("<a href=\"{value}\">{value}</a>")
-                } else {
-                    value
-                };
+                let cell =
+                    if link && plain { format!("<a href=\"{value}\">{value}</a>") } else { value };
                 let _ = writeln!(out, "<tr><td>{}</td><td>{cell}</td></tr>", escape(&key));
             }
             out.push_str("</table>\n");

@@ -168,7 +168,9 @@ impl<S: StateStore> Notifier<S> {
             }
         };
         if tokio::time::timeout(STOP_GRACE, ending).await.is_err() {
-            tracing::warn!("mails under way were cut off; they are sent again after the next start");
+            tracing::warn!(
+                "mails under way were cut off; they are sent again after the next start"
+            );
         }
         Ok(())
     }
@@ -251,11 +253,25 @@ impl<S: StateStore> Notifier<S> {
                         Answer::Accepted => accepted += 1,
                         Answer::Refused => {
                             self.metrics.failed(name, Reason::Refused.as_str());
-                            tracing::error!(receiver = name, group, to, reply = text, id, "recipient refused");
+                            tracing::error!(
+                                receiver = name,
+                                group,
+                                to,
+                                reply = text,
+                                id,
+                                "recipient refused"
+                            );
                         }
                         Answer::Later => {
                             self.metrics.failed(name, Reason::Deferred.as_str());
-                            tracing::warn!(receiver = name, group, to, reply = text, id, "recipient deferred");
+                            tracing::warn!(
+                                receiver = name,
+                                group,
+                                to,
+                                reply = text,
+                                id,
+                                "recipient deferred"
+                            );
                         }
                     }
                 }
@@ -270,7 +286,11 @@ impl<S: StateStore> Notifier<S> {
             Err(failure) => {
                 self.metrics.failed(name, failure.reason.as_str());
                 tracing::warn!(receiver = name, group, error = %failure, id, "mail not sent; it is tried again");
-                if failure.reason == Reason::LoginRefused { Ended::LoginRefused } else { Ended::Failed }
+                if failure.reason == Reason::LoginRefused {
+                    Ended::LoginRefused
+                } else {
+                    Ended::Failed
+                }
             }
         }
     }
@@ -304,7 +324,10 @@ async fn attempt<S: StateStore>(
     let _place = places.acquire().await;
     let failed = |reason, text| Failure { reason, step: "preparing", text };
     let work = async {
-        state.put(vec![job.change.clone()]).await.map_err(|e| failed(Reason::File, e.to_string()))?;
+        state
+            .put(vec![job.change.clone()])
+            .await
+            .map_err(|e| failed(Reason::File, e.to_string()))?;
         let mail = message::write(&sender, &job.key, &job.email, &job.intent)
             .map_err(|e| failed(Reason::Message, e.to_string()))?;
         mailer.deliver(&job.email, &waiting(&job.intent), &mail).await

@@ -89,7 +89,9 @@ mod tests {
             let list: Vec<String> = matchers.iter().map(ToString::to_string).collect();
             assert_eq!(list.join(" "), printed, "{text}");
         }
-        for bad in ["", "{}", "a", "=b", "a b=c", r#"a="b"#, r#"a="b"c"#, "{a=b", "a=~(", "a=b\"c\""] {
+        for bad in
+            ["", "{}", "a", "=b", "a b=c", r#"a="b"#, r#"a="b"c"#, "{a=b", "a=~(", "a=b\"c\""]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
