@@ -1,1 +1,566 @@
-//! Not written yet.
+//! The configuration: `collector.yml`, overridden by `TRIBUTARY_<PATH>` environment variables, read once, at the door.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::is_legacy_label_name;
+use tributary_model::{duration, yaml};
+
+/// Prefix of the environment variables that override keys: `TRIBUTARY_STORAGE_PATH` overrides `storage.path`.
+const ENVIRONMENT_PREFIX: &str = "TRIBUTARY_";
+
+/// Everything that `collector.yml` says, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The label that holds a series' cluster.
+    pub cluster_label: String,
+    /// The collector's own name in that label.
+    pub local_cluster: ClusterName,
+    /// Where and how long samples are kept.
+    pub storage: Storage,
+    /// Where agents connect.
+    pub ingest: Ingest,
+    /// Policy by cluster name; `*` is the default.
+    pub clusters: BTreeMap<String, Policy>,
+    /// The HTTP port.
+    pub web: Web,
+    /// Rule files with their scopes.
+    pub rules: Vec<RuleFiles>,
+    /// The collector's own local targets.
+    pub scrape: Vec<crate::scrape::RawJob>,
+    /// Where alerts go.
+    pub alerting: Alerting,
+    /// Bounds of queries.
+    pub query: Query,
+    /// How long a stop waits for streams, queries and mails.
+    pub shutdown_grace: Duration,
+    /// Whether `pki.dir` is set.
+    pub pki_dir: Option<PathBuf>,
+}
+
+/// `storage:`
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// The data folder.
+    pub path: PathBuf,
+    /// Samples older than this are dropped, a day's partition at a time.
+    pub retention: Duration,
+    /// Oldest partitions are dropped above this size; 0 is no bound.
+    pub retention_bytes: u64,
+}
+
+/// `ingest:`
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    /// Address of the gRPC port.
+    pub listen: SocketAddr,
+    /// The collector's certificate and the authority of agents.
+    pub tls: tributary_certs::tls::Files,
+}
+
+/// One entry of `clusters:`; a missing key takes the value of `*`, and that the default.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Most live series.
+    pub max_series: usize,
+    /// Most labels of a series, the cluster label included.
+    pub max_labels: usize,
+    /// Longest label value, in bytes.
+    pub max_label_bytes: usize,
+    /// Most samples in a second, averaged over ten.
+    pub max_samples_per_second: u64,
+}
+
+/// `web:`
+#[derive(Debug, Clone)]
+pub struct Web {
+    /// Address of the HTTP port.
+    pub listen: SocketAddr,
+    /// A file in Prometheus' web-config format: TLS and basic auth.
+    pub config_file: Option<PathBuf>,
+}
+
+/// One entry of `rules:`
+#[derive(Debug, Clone)]
+pub struct RuleFiles {
+    /// Paths; `*` and `?` match within a name.
+    pub files: Vec<PathBuf>,
+    /// What the rules may see.
+    pub scope: Scope,
+}
+
+/// What rules see, and what their output is stamped with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Only the collector's own series; stamped with the local cluster.
+    Local,
+    /// Each cluster by itself; stamped with it.
+    Each,
+    /// Everything; not stamped.
+    Global,
+}
+
+/// `alerting:`
+#[derive(Debug, Clone)]
+pub struct Alerting {
+    /// An Alertmanager configuration file.
+    pub config_file: Option<PathBuf>,
+    /// The collector's address in links.
+    pub external_url: String,
+}
+
+/// `query:`
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// Longest evaluation, waiting included.
+    pub timeout: Duration,
+    /// Most queries at once.
+    pub max_concurrency: usize,
+    /// Most samples that one query holds in memory.
+    pub max_samples: usize,
+    /// How far an instant selector looks back.
+    pub lookback: Duration,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("reading the configuration file {path}: {source}\n  = help: give its path with --config.file")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file does not say what it should; has the place.
+    #[error(transparent)]
+    File(#[from] Box<tributary_model::diagnostic::Diagnostic>),
+    /// A value is not valid.
+    #[error("{key}: {why}\n  --> {file}")]
+    Value {
+        /// The key's path.
+        key: String,
+        /// What is wrong, and what would be right.
+        why: String,
+        /// The file's path.
+        file: String,
+    },
+    /// An environment variable does not fit.
+    #[error("environment variable {name}: {why}")]
+    Environment {
+        /// The variable.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads `path` and the environment. Relative paths in the file are relative to the file's folder.
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let file = path.display().to_string();
+        let raw: Raw = yaml::parse(&text, &file)?;
+        let raw = raw.overridden(environment)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Door { file, folder }.config(raw)
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    cluster_label: String,
+    local_cluster: String,
+    storage: RawStorage,
+    ingest: RawIngest,
+    pki: RawPki,
+    dial: Vec<RawDial>,
+    clusters: BTreeMap<String, RawPolicy>,
+    web: RawWeb,
+    rules: Vec<RawRuleFiles>,
+    scrape: Vec<crate::scrape::RawJob>,
+    alerting: RawAlerting,
+    query: RawQuery,
+    shutdown: RawShutdown,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStorage {
+    path: PathBuf,
+    retention: String,
+    retention_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawIngest {
+    listen: String,
+    tls: RawTls,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawTls {
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawPki {
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDial {
+    cluster: String,
+    address: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawPolicy {
+    max_series: Option<usize>,
+    max_labels: Option<usize>,
+    max_label_bytes: Option<usize>,
+    max_samples_per_second: Option<u64>,
+    retention: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawWeb {
+    listen: String,
+    config_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRuleFiles {
+    files: Vec<PathBuf>,
+    scope: Scope,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAlerting {
+    config_file: Option<PathBuf>,
+    external_url: Option<String>,
+    forward_to: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawQuery {
+    timeout: String,
+    max_concurrency: usize,
+    max_samples: usize,
+    lookback: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawShutdown {
+    grace: String,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            cluster_label: "cluster".into(),
+            local_cluster: "local".into(),
+            storage: RawStorage::default(),
+            ingest: RawIngest::default(),
+            pki: RawPki::default(),
+            dial: Vec::new(),
+            clusters: BTreeMap::new(),
+            web: RawWeb::default(),
+            rules: Vec::new(),
+            scrape: Vec::new(),
+            alerting: RawAlerting::default(),
+            query: RawQuery::default(),
+            shutdown: RawShutdown::default(),
+        }
+    }
+}
+
+impl Default for RawStorage {
+    fn default() -> Self {
+        Self { path: "data".into(), retention: "3y".into(), retention_bytes: 0 }
+    }
+}
+
+impl Default for RawIngest {
+    fn default() -> Self {
+        Self { listen: "0.0.0.0:9391".into(), tls: RawTls::default() }
+    }
+}
+
+impl Default for RawWeb {
+    fn default() -> Self {
+        Self { listen: "0.0.0.0:9390".into(), config_file: None }
+    }
+}
+
+impl Default for RawQuery {
+    fn default() -> Self {
+        Self { timeout: "2m".into(), max_concurrency: 20, max_samples: 50_000_000, lookback: "5m".into() }
+    }
+}
+
+impl Default for RawShutdown {
+    fn default() -> Self {
+        Self { grace: "30s".into() }
+    }
+}
+
+impl Raw {
+    /// Layers the environment over the file, through the keys that exist.
+    fn overridden(self, environment: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let fail = |name: &str, why: String| ConfigError::Environment { name: name.to_owned(), why };
+        let keys = serde_json::to_value(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
+        let file = config::Config::try_from(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
+        let mut builder = config::Config::builder().add_source(file);
+        let mut last = None;
+        for (name, value) in environment {
+            let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            let key = key_path(&keys, &path.to_ascii_lowercase())
+                .ok_or_else(|| fail(&name, "there is no such key in the configuration".into()))?;
+            builder = builder.set_override(key, value).map_err(|e| fail(&name, e.to_string()))?;
+            last = Some(name);
+        }
+        let Some(last) = last else { return Ok(self) };
+        let built = builder.build().map_err(|e| fail(&last, e.to_string()))?;
+        built.try_deserialize().map_err(|e| fail(&last, e.to_string()))
+    }
+}
+
+/// `storage_retention_bytes` → `storage.retention_bytes`, by the keys that exist; lists cannot be overridden.
+fn key_path(keys: &serde_json::Value, path: &str) -> Option<String> {
+    keys.as_object()?.iter().find_map(|(key, inner)| {
+        let rest = path.strip_prefix(key.as_str())?;
+        match rest.strip_prefix('_') {
+            None => (rest.is_empty() && !inner.is_object() && !inner.is_array()).then(|| key.clone()),
+            Some(rest) => key_path(inner, rest).map(|inner| format!("{key}.{inner}")),
+        }
+    })
+}
+
+/// Turns what the file says into what the program uses, or says which key is wrong.
+struct Door {
+    file: String,
+    folder: PathBuf,
+}
+
+impl Door {
+    fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
+        if !is_legacy_label_name(&raw.cluster_label) || raw.cluster_label.starts_with("__") {
+            let why = format!("\"{}\" is not a label name", raw.cluster_label);
+            return Err(self.fail("cluster_label", why));
+        }
+        if let Some(dial) = raw.dial.first() {
+            let why = format!(
+                "dialling agents ({} at {}) is not supported yet: let the agent dial the collector",
+                dial.cluster, dial.address
+            );
+            return Err(self.fail("dial", why));
+        }
+        if !raw.alerting.forward_to.is_empty() {
+            let why = "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
+            return Err(self.fail("alerting.forward_to", why.into()));
+        }
+        let local = raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
+        Ok(Config {
+            cluster_label: raw.cluster_label,
+            local_cluster: local,
+            storage: Storage {
+                path: self.path(raw.storage.path),
+                retention: self.duration("storage.retention", &raw.storage.retention)?,
+                retention_bytes: raw.storage.retention_bytes,
+            },
+            ingest: Ingest {
+                listen: self.address("ingest.listen", &raw.ingest.listen)?,
+                tls: self.tls(raw.ingest.tls)?,
+            },
+            clusters: self.policies(&raw.clusters)?,
+            web: Web {
+                listen: self.address("web.listen", &raw.web.listen)?,
+                config_file: raw.web.config_file.map(|path| self.path(path)),
+            },
+            rules: raw.rules.into_iter().map(|rules| self.rule_files(rules)).collect(),
+            scrape: raw.scrape,
+            alerting: Alerting {
+                config_file: raw.alerting.config_file.map(|path| self.path(path)),
+                external_url: raw.alerting.external_url.unwrap_or_default(),
+            },
+            query: self.query(&raw.query)?,
+            shutdown_grace: self.duration("shutdown.grace", &raw.shutdown.grace)?,
+            pki_dir: raw.pki.dir.map(|path| self.path(path)),
+        })
+    }
+
+    fn tls(&self, raw: RawTls) -> Result<tributary_certs::tls::Files, ConfigError> {
+        let file = |key: &str, path: Option<PathBuf>| match path {
+            Some(path) => Ok(self.path(path)),
+            None => Err(self.fail(
+                &format!("ingest.tls.{key}"),
+                "is missing: make one with tributary-certs init --dir pki --host HOST".into(),
+            )),
+        };
+        Ok(tributary_certs::tls::Files {
+            cert_file: file("cert_file", raw.cert_file)?,
+            key_file: file("key_file", raw.key_file)?,
+            ca_file: file("ca_file", raw.ca_file)?,
+        })
+    }
+
+    fn policies(
+        &self,
+        raw: &BTreeMap<String, RawPolicy>,
+    ) -> Result<BTreeMap<String, Policy>, ConfigError> {
+        let everyone = raw.get("*").cloned().unwrap_or_default();
+        let mut policies = BTreeMap::from([("*".to_owned(), policy(&everyone, &everyone))]);
+        for (name, own) in raw {
+            if name != "*" {
+                name.parse::<ClusterName>()
+                    .map_err(|e| self.fail(&format!("clusters.{name}"), e.to_string()))?;
+            }
+            if let Some(text) = &own.retention {
+                self.duration(&format!("clusters.{name}.retention"), text)?;
+                tracing::warn!(cluster = name, "retention per cluster is not supported yet; storage.retention applies");
+            }
+            policies.insert(name.clone(), policy(own, &everyone));
+        }
+        Ok(policies)
+    }
+
+    fn rule_files(&self, raw: RawRuleFiles) -> RuleFiles {
+        RuleFiles { files: raw.files.into_iter().map(|path| self.path(path)).collect(), scope: raw.scope }
+    }
+
+    fn query(&self, raw: &RawQuery) -> Result<Query, ConfigError> {
+        if raw.max_concurrency == 0 {
+            return Err(self.fail("query.max_concurrency", "must be at least 1".into()));
+        }
+        Ok(Query {
+            timeout: self.duration("query.timeout", &raw.timeout)?,
+            max_concurrency: raw.max_concurrency,
+            max_samples: raw.max_samples,
+            lookback: self.duration("query.lookback", &raw.lookback)?,
+        })
+    }
+
+    fn address(&self, key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+        text.parse().map_err(|_| {
+            self.fail(key, format!("\"{text}\" is not an address: write IP:PORT, like 0.0.0.0:9390"))
+        })
+    }
+
+    fn duration(&self, key: &str, text: &str) -> Result<Duration, ConfigError> {
+        duration::parse(text).map_err(|e| self.fail(key, e.to_string()))
+    }
+
+    fn path(&self, path: PathBuf) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    fn fail(&self, key: &str, why: String) -> ConfigError {
+        ConfigError::Value { key: key.to_owned(), why, file: self.file.clone() }
+    }
+}
+
+fn policy(own: &RawPolicy, everyone: &RawPolicy) -> Policy {
+    Policy {
+        max_series: own.max_series.or(everyone.max_series).unwrap_or(100_000),
+        max_labels: own.max_labels.or(everyone.max_labels).unwrap_or(40),
+        max_label_bytes: own.max_label_bytes.or(everyone.max_label_bytes).unwrap_or(2048),
+        max_samples_per_second: own
+            .max_samples_per_second
+            .or(everyone.max_samples_per_second)
+            .unwrap_or(50_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("collector.yml");
+        fs::write(&path, text).unwrap();
+        Config::load(&path, environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())))
+    }
+
+    const TLS: &str = "ingest: { tls: { cert_file: a, key_file: b, ca_file: c } }\n";
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = load(TLS, &[]).unwrap();
+        assert_eq!(config.web.listen.to_string(), "0.0.0.0:9390");
+        assert_eq!(config.ingest.listen.to_string(), "0.0.0.0:9391");
+        assert_eq!(config.storage.retention, duration::parse("3y").unwrap());
+        assert_eq!(config.clusters["*"].max_series, 100_000);
+        assert_eq!(config.query.max_samples, 50_000_000);
+        assert!(config.ingest.tls.cert_file.is_absolute(), "relative to the file");
+    }
+
+    #[test]
+    fn environment_overrides_by_path() {
+        let config = load(
+            TLS,
+            &[
+                ("TRIBUTARY_STORAGE_RETENTION_BYTES", "42"),
+                ("TRIBUTARY_WEB_LISTEN", "127.0.0.1:1"),
+                ("TRIBUTARY_CLUSTER_LABEL", "origin"),
+                ("OTHER", "x"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.storage.retention_bytes, 42);
+        assert_eq!(config.web.listen.port(), 1);
+        assert_eq!(config.cluster_label, "origin");
+        let error = load(TLS, &[("TRIBUTARY_STORAGE_PTAH", "x")]).unwrap_err().to_string();
+        assert!(error.contains("TRIBUTARY_STORAGE_PTAH") && error.contains("no such key"), "{error}");
+        let error = load(TLS, &[("TRIBUTARY_STORAGE_RETENTION_BYTES", "many")]).unwrap_err().to_string();
+        assert!(error.contains("TRIBUTARY_STORAGE_RETENTION_BYTES"), "{error}");
+    }
+
+    #[test]
+    fn faults_name_the_key_and_the_remedy() {
+        for (text, expected) in [
+            ("storage: { retentoin: 3y }", "did you mean \"retention\"?"),
+            ("{}", "ingest.tls.cert_file: is missing"),
+            ("local_cluster: Local", "\"Local\" is not a valid name"),
+            ("web: { listen: nine }", "is not an address"),
+            ("clusters: { EU: {} }", "\"EU\" is not a valid name"),
+            ("dial: [ { cluster: a, address: b } ]", "not supported yet"),
+        ] {
+            let text = if text == "{}" { text.to_owned() } else { format!("{TLS}{text}\n") };
+            let error = load(&text, &[]).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("collector.yml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_inherits_the_default_policy() {
+        let text = format!("{TLS}clusters: {{ '*': {{ max_series: 7 }}, eu-1: {{ max_labels: 3 }} }}\n");
+        let config = load(&text, &[]).unwrap();
+        assert_eq!((config.clusters["eu-1"].max_series, config.clusters["eu-1"].max_labels), (7, 3));
+    }
+}

@@ -1,0 +1,49 @@
+//! A Prometheus as a remote-write 1.0 sender: snappy, protobuf, and the same batch again until it is taken.
+
+use std::time::Duration;
+
+use http::Method;
+use prost::Message as _;
+use tributary_proto::prometheus::{Label, Sample, TimeSeries, WriteRequest};
+
+use crate::http::{Answer, send};
+
+/// One series of a request: labels and samples (milliseconds, value).
+pub type Series<'a> = (&'a [(&'a str, &'a str)], Vec<(i64, f64)>);
+
+/// The body of a remote-write 1.0 request.
+pub fn body(series: &[Series<'_>]) -> Vec<u8> {
+    let timeseries = series.iter().map(|(labels, samples)| {
+        let mut labels: Vec<Label> =
+            labels.iter().map(|(n, v)| Label { name: (*n).into(), value: (*v).into() }).collect();
+        labels.sort_by(|a, b| a.name.cmp(&b.name));
+        let samples = samples.iter().map(|&(timestamp, value)| Sample { value, timestamp }).collect();
+        TimeSeries { labels, samples, ..TimeSeries::default() }
+    });
+    let request = WriteRequest { timeseries: timeseries.collect(), ..WriteRequest::default() };
+    snap::raw::Encoder::new().compress_vec(&request.encode_to_vec()).unwrap()
+}
+
+/// Sends one body once.
+pub async fn write(url: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
+    let headers = [
+        ("content-encoding", "snappy"),
+        ("content-type", "application/x-protobuf"),
+        ("x-prometheus-remote-write-version", "0.1.0"),
+    ];
+    send(Method::POST, url, &headers, body).await
+}
+
+/// Sends as Prometheus does: again after a broken connection or a 5xx, until it is taken. A 4xx is an error of the story.
+pub async fn deliver(url: &str, series: &[Series<'_>]) {
+    let body = body(series);
+    crate::eventually("remote write is taken", async || match write(url, body.clone()).await {
+        Ok(answer) if answer.status.is_success() => Some(()),
+        Ok(answer) if answer.status.is_client_error() => panic!("{}: {}", answer.status, answer.text()),
+        _ => {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            None
+        }
+    })
+    .await;
+}

@@ -1,0 +1,257 @@
+//! The world of one story: a PKI, a collector, agents, all real processes in one folder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http;
+use crate::process::Process;
+use crate::{eventually, now_ms};
+
+/// An allowlist that lets everything through.
+pub const EVERYTHING: &str = "rules: [ { match: '{__name__=~\".+\"}' } ]\n";
+
+/// A folder with a PKI, in which the binaries run.
+#[derive(Debug)]
+pub struct World {
+    folder: TempDir,
+}
+
+/// A running collector.
+#[derive(Debug)]
+pub struct Collector {
+    /// The process.
+    pub process: Process,
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+    /// The gRPC port.
+    pub ingest: SocketAddr,
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// The process.
+    pub process: Process,
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+}
+
+/// Series of an answer: labels (without braces, as `name{a="b"}`-like map) to samples (milliseconds, value text).
+pub type Matrix = BTreeMap<BTreeMap<String, String>, Vec<(i64, String)>>;
+
+impl World {
+    /// A new world with a certificate authority and the collector's certificate.
+    pub fn new() -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap() };
+        let pki = world.path("pki");
+        world.certs(&["init", "--dir", &pki.display().to_string(), "--host", "localhost", "--host", "127.0.0.1"]);
+        world
+    }
+
+    /// A path in the world's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file of the world, with the folders above it.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs `tributary-certs` and expects success.
+    pub fn certs(&self, arguments: &[&str]) {
+        let output = run("tributary-certs", arguments, self.folder.path());
+        assert!(output.status.success(), "tributary-certs {arguments:?}: {}", text(&output));
+    }
+
+    /// Issues a certificate for a cluster's agent, if there is none yet.
+    pub fn issue(&self, cluster: &str) {
+        if !self.path("pki").join(cluster).join("tls.crt").exists() {
+            let pki = self.path("pki").display().to_string();
+            self.certs(&["issue", cluster, "--dir", &pki, "--instance", "agent"]);
+        }
+    }
+
+    /// Writes a collector's configuration and starts it. `extra` is more YAML of its top level.
+    pub async fn collector(&self, extra: &str) -> Collector {
+        let (web, ingest) = (free_port(), free_port());
+        let config = format!(
+            "storage: {{ path: data }}\nweb: {{ listen: 127.0.0.1:{web} }}\n\
+             ingest: {{ listen: 127.0.0.1:{ingest}, tls: {} }}\n{extra}",
+            tls("pki/collector")
+        );
+        let config = self.write("collector.yml", &config);
+        let arguments = vec!["run".to_owned(), format!("--config.file={}", config.display())];
+        let process = Process::start(binary("tributary-collector"), arguments, self.path("collector.log"));
+        let collector = Collector {
+            process,
+            url: format!("http://127.0.0.1:{web}"),
+            ingest: SocketAddr::from(([127, 0, 0, 1], ingest)),
+        };
+        collector.ready().await;
+        collector
+    }
+
+    /// Writes an agent's configuration and starts it. `extra` is more YAML of its top level.
+    pub async fn agent(&self, cluster: &str, collector: SocketAddr, allowlist: &str, extra: &str) -> Agent {
+        self.issue(cluster);
+        let port = free_port();
+        self.write(&format!("{cluster}/allowlist.yml"), allowlist);
+        let sources = if extra.contains("sources:") {
+            String::new()
+        } else {
+            format!("sources: {{ remote_write: {{ listen: 127.0.0.1:{port} }} }}\n")
+        };
+        let spool = if extra.contains("spool:") { "" } else { "spool: { path: spool }\n" };
+        let config = format!(
+            "cluster: {cluster}\ninstance: agent\ncollector: {{ address: '{collector}' }}\n\
+             tls: {}\nallowlist_file: allowlist.yml\n{spool}{sources}{}",
+            tls(&format!("../pki/{cluster}")),
+            extra.replace("PORT", &port.to_string()),
+        );
+        let config = self.write(&format!("{cluster}/agent.yml"), &config);
+        let arguments = vec!["run".to_owned(), format!("--config.file={}", config.display())];
+        let log = self.path(&format!("{cluster}.log"));
+        let process = Process::start(binary("tributary-agent"), arguments, log);
+        let agent = Agent { process, url: format!("http://127.0.0.1:{port}") };
+        agent.ready().await;
+        agent
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Collector {
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        ready(&self.url, &self.process).await;
+    }
+
+    /// An instant query; `None` while it cannot be answered.
+    pub async fn query(&self, expression: &str) -> Option<Value> {
+        let url = format!("{}/api/v1/query", self.url);
+        let answer = http::post_form(&url, &[("query", expression)]).await.ok()?;
+        let json = answer.json();
+        (json["status"] == "success").then(|| json["data"]["result"].clone())
+    }
+
+    /// Every stored sample of a selector in the last `minutes`, raw.
+    pub async fn samples(&self, selector: &str, minutes: u32) -> Option<Matrix> {
+        let result = self.query(&format!("{selector}[{minutes}m]")).await?;
+        let mut matrix = Matrix::new();
+        for series in result.as_array()? {
+            let labels = series["metric"].as_object()?;
+            let labels = labels.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or("").to_owned())).collect();
+            let values = series["values"].as_array()?;
+            matrix.insert(labels, values.iter().filter_map(sample).collect());
+        }
+        Some(matrix)
+    }
+
+    /// Waits until an expression has exactly one value, and that is it.
+    pub async fn value(&self, expression: &str, expected: &str) {
+        let what = format!("{expression} is {expected}");
+        eventually(&what, async || {
+            let result = self.query(expression).await?;
+            let only = result.as_array().filter(|list| list.len() == 1)?.first()?["value"][1].clone();
+            (only == expected).then_some(())
+        })
+        .await;
+    }
+
+    /// A value of its own metrics, summed over the series that contain every given text.
+    pub async fn metric(&self, name: &str, with: &[&str]) -> f64 {
+        metric(&self.url, name, with).await
+    }
+}
+
+impl Agent {
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        ready(&self.url, &self.process).await;
+    }
+
+    /// Where a Prometheus would write to.
+    pub fn write_url(&self) -> String {
+        format!("{}/api/v1/write", self.url)
+    }
+
+    /// A value of its own metrics, summed over the series that contain every given text.
+    pub async fn metric(&self, name: &str, with: &[&str]) -> f64 {
+        metric(&self.url, name, with).await
+    }
+}
+
+/// `[1795.5, "1"]` as milliseconds and text.
+fn sample(pair: &Value) -> Option<(i64, String)> {
+    #[expect(clippy::cast_possible_truncation, reason = "the API gives milliseconds with three decimals")]
+    let millis = (pair[0].as_f64()? * 1000.0).round() as i64;
+    Some((millis, pair[1].as_str()?.to_owned()))
+}
+
+/// Milliseconds, rounded to a whole number of `step` milliseconds, `ago` milliseconds before now.
+pub fn aligned(step: i64, ago: i64) -> i64 {
+    (now_ms() - ago) / step * step
+}
+
+/// The binary of this build.
+pub fn binary(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("TRIBUTARY_BIN_DIR") {
+        return Path::new(&folder).join(name);
+    }
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).unwrap().join(name)
+}
+
+/// Runs a binary of this build to its end.
+pub fn run(name: &str, arguments: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new(binary(name));
+    command.args(arguments).current_dir(folder);
+    command.output().unwrap_or_else(|e| panic!("starting {name}: {e} (cargo build --workspace --bins)"))
+}
+
+/// Both outputs of a finished command.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn tls(folder: &str) -> String {
+    format!("{{ cert_file: {folder}/tls.crt, key_file: {folder}/tls.key, ca_file: {folder}/ca.crt }}")
+}
+
+async fn ready(url: &str, process: &Process) {
+    let what = format!("{url} is ready; its log:\n{}", process.log());
+    eventually(&what, async || {
+        let answer = http::get(&format!("{url}/-/ready")).await.ok()?;
+        answer.status.is_success().then_some(())
+    })
+    .await;
+}
+
+async fn metric(url: &str, name: &str, with: &[&str]) -> f64 {
+    let Ok(answer) = http::get(&format!("{url}/metrics")).await else { return f64::NAN };
+    let text = answer.text();
+    let lines = text.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|r| r.starts_with(['{', ' '])) && with.iter().all(|w| line.contains(w))
+    });
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}

@@ -1,0 +1,93 @@
+//! Rules see what they should: the same names from three clusters, and each rule in its scope.
+
+use tributary_tests::eventually;
+use tributary_tests::prometheus::deliver;
+use tributary_tests::world::{EVERYTHING, World, aligned, run, text};
+
+const LOCAL_RULES: &str = "groups:
+  - name: local
+    interval: 1s
+    rules:
+      - record: local:up:sum
+        expr: sum(up)
+      - record: local:top
+        expr: topk(scalar(count(answer)) + 5, answer)
+";
+
+const EACH_RULES: &str = "groups:
+  - name: each
+    interval: 1s
+    rules:
+      - record: each:answer:sum
+        expr: sum(answer)
+";
+
+const GLOBAL_RULES: &str = "groups:
+  - name: global
+    interval: 1s
+    rules:
+      - record: global:answer:sum
+        expr: sum(answer)
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_rule_sees_its_scope_only() {
+    let world = World::new();
+    world.write("rules/local.yml", LOCAL_RULES);
+    world.write("rules/each.yml", EACH_RULES);
+    world.write("rules/global.yml", GLOBAL_RULES);
+    let collector = world
+        .collector(
+            "rules:
+  - { files: [rules/local.yml], scope: local }
+  - { files: [rules/each.yml], scope: each }
+  - { files: [rules/global.yml], scope: global }
+",
+        )
+        .await;
+    // The collector scrapes itself, so that it has local series of its own.
+    let mut agents = Vec::new();
+    for (cluster, value) in [("eu-1", 1.0), ("us-1", 2.0), ("lab", 4.0)] {
+        let agent = world.agent(cluster, collector.ingest, EVERYTHING, "").await;
+        let at = aligned(1000, 20_000);
+        let up = [("__name__", "up"), ("job", "story")];
+        let answer = [("__name__", "answer"), ("job", "story")];
+        deliver(&agent.write_url(), &[(&up, vec![(at, 1.0)]), (&answer, vec![(at, value)])]).await;
+        agents.push(agent);
+    }
+    collector.value("global:answer:sum", "7").await;
+    collector.value("each:answer:sum{cluster=\"us-1\"}", "2").await;
+    collector.value("count(each:answer:sum)", "3").await;
+    eventually("the local rules ran after the samples came", async || {
+        let rules = tributary_tests::http::get(&format!("{}/api/v1/rules", collector.url)).await.ok()?.json();
+        let groups = rules["data"]["groups"].as_array()?;
+        let local = groups.iter().find(|g| g["name"] == "local")?;
+        let healthy = local["rules"].as_array()?.iter().all(|r| r["health"] == "ok");
+        healthy.then_some(())
+    })
+    .await;
+    let seen = collector.query("{__name__=~\"local:.+\"}").await.unwrap();
+    for series in seen.as_array().unwrap() {
+        assert_eq!(series["metric"]["cluster"], "local", "{series}");
+        assert_ne!(series["metric"]["job"], "story", "a local rule saw another cluster's series");
+    }
+}
+
+#[test]
+fn scoped_rule_files_can_be_looked_at() {
+    let world = World::new();
+    let file = world.write("rules.yml", LOCAL_RULES);
+    let file = file.display().to_string();
+    let output = run("tributary-collector", &["rules", "scope", "--cluster", "local", &file], &world.path(""));
+    let printed = text(&output);
+    assert!(output.status.success(), "{printed}");
+    assert!(printed.contains("sum(up{cluster=\"local\"})"), "{printed}");
+    assert_eq!(printed.matches("answer{cluster=\"local\"}").count(), 2, "{printed}");
+
+    let conflict = LOCAL_RULES.replace("sum(up)", "sum(up{cluster=\"eu-1\"})");
+    let file = world.write("conflict.yml", &conflict).display().to_string();
+    let output = run("tributary-collector", &["rules", "scope", "--cluster", "local", &file], &world.path(""));
+    let printed = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("conflict.yml:6") && printed.contains('^'), "{printed}");
+}
