@@ -81,13 +81,14 @@ impl World {
         }
     }
 
-    /// Writes a collector's configuration and starts it. `extra` is more YAML of its top level.
+    /// Writes a collector's configuration and starts it. `extra` is more YAML of its top level; `WEB` in it is the HTTP port.
     pub async fn collector(&self, extra: &str) -> Collector {
         let (web, ingest) = (free_port(), free_port());
         let config = format!(
             "storage: {{ path: data }}\nweb: {{ listen: 127.0.0.1:{web} }}\n\
-             ingest: {{ listen: 127.0.0.1:{ingest}, tls: {} }}\n{extra}",
-            tls("pki/collector")
+             ingest: {{ listen: 127.0.0.1:{ingest}, tls: {} }}\n{}",
+            tls("pki/collector"),
+            extra.replace("WEB", &web.to_string())
         );
         let config = self.write("collector.yml", &config);
         let arguments = vec!["run".to_owned(), format!("--config.file={}", config.display())];
@@ -101,7 +102,7 @@ impl World {
         collector
     }
 
-    /// Writes an agent's configuration and starts it. `extra` is more YAML of its top level.
+    /// Writes an agent's configuration and starts it. `extra` is more YAML of its top level; `PORT` in it is the HTTP port.
     pub async fn agent(&self, cluster: &str, collector: SocketAddr, allowlist: &str, extra: &str) -> Agent {
         self.issue(cluster);
         let port = free_port();
