@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use prost::Message as _;
 use tributary_proto::prometheus::{Label, Sample, TimeSeries, WriteRequest};
@@ -14,8 +15,9 @@ pub type Series<'a> = (&'a [(&'a str, &'a str)], Vec<(i64, f64)>);
 /// The body of a remote-write 1.0 request.
 pub fn body(series: &[Series<'_>]) -> Vec<u8> {
     let timeseries = series.iter().map(|(labels, samples)| {
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         let mut labels: Vec<Label> =
-            labels.iter().map(|(n, v)| Label { name: (*n).into(), value: (*v).into() }).collect();
+            labels.iter().map(|(n, v)| Label { name: bytes(n), value: bytes(v) }).collect();
         labels.sort_by(|a, b| a.name.cmp(&b.name));
         let samples = samples.iter().map(|&(timestamp, value)| Sample { value, timestamp }).collect();
         TimeSeries { labels, samples, ..TimeSeries::default() }
