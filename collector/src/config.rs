@@ -132,7 +132,9 @@ pub struct Query {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("reading the configuration file {path}: {source}\n  = help: give its path with --config.file")]
+    #[error(
+        "reading the configuration file {path}: {source}\n  = help: give its path with --config.file"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -319,7 +321,12 @@ impl Default for RawWeb {
 
 impl Default for RawQuery {
     fn default() -> Self {
-        Self { timeout: "2m".into(), max_concurrency: 20, max_samples: 50_000_000, lookback: "5m".into() }
+        Self {
+            timeout: "2m".into(),
+            max_concurrency: 20,
+            max_samples: 50_000_000,
+            lookback: "5m".into(),
+        }
     }
 }
 
@@ -331,10 +338,16 @@ impl Default for RawShutdown {
 
 impl Raw {
     /// Layers the environment over the file, through the keys that exist.
-    fn overridden(self, environment: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let fail = |name: &str, why: String| ConfigError::Environment { name: name.to_owned(), why };
-        let keys = serde_json::to_value(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
-        let file = config::Config::try_from(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
+    fn overridden(
+        self,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let fail =
+            |name: &str, why: String| ConfigError::Environment { name: name.to_owned(), why };
+        let keys =
+            serde_json::to_value(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
+        let file =
+            config::Config::try_from(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
         let mut builder = config::Config::builder().add_source(file);
         let mut last = None;
         for (name, value) in environment {
@@ -355,7 +368,9 @@ fn key_path(keys: &serde_json::Value, path: &str) -> Option<String> {
     keys.as_object()?.iter().find_map(|(key, inner)| {
         let rest = path.strip_prefix(key.as_str())?;
         match rest.strip_prefix('_') {
-            None => (rest.is_empty() && !inner.is_object() && !inner.is_array()).then(|| key.clone()),
+            None => {
+                (rest.is_empty() && !inner.is_object() && !inner.is_array()).then(|| key.clone())
+            }
             Some(rest) => key_path(inner, rest).map(|inner| format!("{key}.{inner}")),
         }
     })
@@ -381,10 +396,12 @@ impl Door {
             return Err(self.fail("dial", why));
         }
         if !raw.alerting.forward_to.is_empty() {
-            let why = "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
+            let why =
+                "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
             return Err(self.fail("alerting.forward_to", why.into()));
         }
-        let local = raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
+        let local =
+            raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
         Ok(Config {
             cluster_label: raw.cluster_label,
             local_cluster: local,
@@ -442,7 +459,10 @@ impl Door {
             }
             if let Some(text) = &own.retention {
                 self.duration(&format!("clusters.{name}.retention"), text)?;
-                tracing::warn!(cluster = name, "retention per cluster is not supported yet; storage.retention applies");
+                tracing::warn!(
+                    cluster = name,
+                    "retention per cluster is not supported yet; storage.retention applies"
+                );
             }
             policies.insert(name.clone(), policy(own, &everyone));
         }
@@ -450,7 +470,10 @@ impl Door {
     }
 
     fn rule_files(&self, raw: RawRuleFiles) -> RuleFiles {
-        RuleFiles { files: raw.files.into_iter().map(|path| self.path(path)).collect(), scope: raw.scope }
+        RuleFiles {
+            files: raw.files.into_iter().map(|path| self.path(path)).collect(),
+            scope: raw.scope,
+        }
     }
 
     fn query(&self, raw: &RawQuery) -> Result<Query, ConfigError> {
@@ -467,7 +490,10 @@ impl Door {
 
     fn address(&self, key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
         text.parse().map_err(|_| {
-            self.fail(key, format!("\"{text}\" is not an address: write IP:PORT, like 0.0.0.0:9390"))
+            self.fail(
+                key,
+                format!("\"{text}\" is not an address: write IP:PORT, like 0.0.0.0:9390"),
+            )
         })
     }
 
@@ -536,8 +562,12 @@ mod tests {
         assert_eq!(config.web.listen.port(), 1);
         assert_eq!(config.cluster_label, "origin");
         let error = load(TLS, &[("TRIBUTARY_STORAGE_PTAH", "x")]).unwrap_err().to_string();
-        assert!(error.contains("TRIBUTARY_STORAGE_PTAH") && error.contains("no such key"), "{error}");
-        let error = load(TLS, &[("TRIBUTARY_STORAGE_RETENTION_BYTES", "many")]).unwrap_err().to_string();
+        assert!(
+            error.contains("TRIBUTARY_STORAGE_PTAH") && error.contains("no such key"),
+            "{error}"
+        );
+        let error =
+            load(TLS, &[("TRIBUTARY_STORAGE_RETENTION_BYTES", "many")]).unwrap_err().to_string();
         assert!(error.contains("TRIBUTARY_STORAGE_RETENTION_BYTES"), "{error}");
     }
 
@@ -559,8 +589,12 @@ mod tests {
 
     #[test]
     fn a_cluster_inherits_the_default_policy() {
-        let text = format!("{TLS}clusters: {{ '*': {{ max_series: 7 }}, eu-1: {{ max_labels: 3 }} }}\n");
+        let text =
+            format!("{TLS}clusters: {{ '*': {{ max_series: 7 }}, eu-1: {{ max_labels: 3 }} }}\n");
         let config = load(&text, &[]).unwrap();
-        assert_eq!((config.clusters["eu-1"].max_series, config.clusters["eu-1"].max_labels), (7, 3));
+        assert_eq!(
+            (config.clusters["eu-1"].max_series, config.clusters["eu-1"].max_labels),
+            (7, 3)
+        );
     }
 }

@@ -17,12 +17,15 @@ pub enum Format {
 
 /// Starts the log. `level` is a level (`info`) or a filter (`info,tributary_collector=debug`).
 pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level)
-        .with_context(|| format!("--log.level \"{level}\": use error, warn, info, debug or trace"))?;
+    let filter = EnvFilter::try_new(level).with_context(|| {
+        format!("--log.level \"{level}\": use error, warn, info, debug or trace")
+    })?;
     let layer = match format {
-        Format::Logfmt => {
-            tracing_logfmt::builder().with_target(false).layer().with_writer(std::io::stderr).boxed()
-        }
+        Format::Logfmt => tracing_logfmt::builder()
+            .with_target(false)
+            .layer()
+            .with_writer(std::io::stderr)
+            .boxed(),
         Format::Json => tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)

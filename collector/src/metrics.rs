@@ -36,7 +36,11 @@ impl ProcessMetrics {
             "When the last reload took",
             metrics.reload_success_time.clone(),
         );
-        registry.register("config_reloads_refused", "Reloads refused", metrics.reloads_refused.clone());
+        registry.register(
+            "config_reloads_refused",
+            "Reloads refused",
+            metrics.reloads_refused.clone(),
+        );
         metrics
     }
 }

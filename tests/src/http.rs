@@ -43,7 +43,8 @@ pub async fn send(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = client.request(request.body(Full::new(body.into()))?).await.context("sending")?;
+    let response =
+        client.request(request.body(Full::new(body.into()))?).await.context("sending")?;
     let (parts, body) = response.into_parts();
     let body = body.collect().await.context("reading the answer")?.to_bytes();
     Ok(Answer { status: parts.status, headers: parts.headers, body })
@@ -64,9 +65,16 @@ pub async fn post_form(url: &str, fields: &[(&str, &str)]) -> anyhow::Result<Ans
 pub fn form(fields: &[(&str, &str)]) -> String {
     let escape = |text: &str| -> String {
         text.bytes()
-            .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
+            .map(|b| {
+                if b.is_ascii_alphanumeric() {
+                    char::from(b).to_string()
+                } else {
+                    format!("%{b:02X}")
+                }
+            })
             .collect()
     };
-    let pairs: Vec<String> = fields.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect();
+    let pairs: Vec<String> =
+        fields.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect();
     pairs.join("&")
 }

@@ -58,7 +58,8 @@ impl Process {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let done =
+            Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(done.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
@@ -66,7 +67,10 @@ impl Process {
     pub async fn ended(&mut self) -> ExitStatus {
         let name = self.binary.display().to_string();
         let child = std::cell::RefCell::new(&mut self.child);
-        eventually(&format!("the end of {name}"), async || child.borrow_mut().try_wait().ok().flatten()).await
+        eventually(&format!("the end of {name}"), async || {
+            child.borrow_mut().try_wait().ok().flatten()
+        })
+        .await
     }
 
     /// Whether it still runs.
@@ -82,7 +86,8 @@ impl Process {
 
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
     }
@@ -94,7 +99,12 @@ impl Drop for Process {
     }
 }
 
-fn spawn(binary: &Path, arguments: &[String], environment: &[(String, String)], log: &Path) -> Child {
+fn spawn(
+    binary: &Path,
+    arguments: &[String],
+    environment: &[(String, String)],
+    log: &Path,
+) -> Child {
     let log = File::options().create(true).append(true).open(log).unwrap();
     Command::new(binary)
         .args(arguments)
@@ -103,5 +113,7 @@ fn spawn(binary: &Path, arguments: &[String], environment: &[(String, String)], 
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
-        .unwrap_or_else(|e| panic!("starting {}: {e} (cargo build --workspace --bins)", binary.display()))
+        .unwrap_or_else(|e| {
+            panic!("starting {}: {e} (cargo build --workspace --bins)", binary.display())
+        })
 }

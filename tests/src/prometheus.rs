@@ -19,7 +19,8 @@ pub fn body(series: &[Series<'_>]) -> Vec<u8> {
         let mut labels: Vec<Label> =
             labels.iter().map(|(n, v)| Label { name: bytes(n), value: bytes(v) }).collect();
         labels.sort_by(|a, b| a.name.cmp(&b.name));
-        let samples = samples.iter().map(|&(timestamp, value)| Sample { value, timestamp }).collect();
+        let samples =
+            samples.iter().map(|&(timestamp, value)| Sample { value, timestamp }).collect();
         TimeSeries { labels, samples, ..TimeSeries::default() }
     });
     let request = WriteRequest { timeseries: timeseries.collect(), ..WriteRequest::default() };
@@ -41,7 +42,9 @@ pub async fn deliver(url: &str, series: &[Series<'_>]) {
     let body = body(series);
     crate::eventually("remote write is taken", async || match write(url, body.clone()).await {
         Ok(answer) if answer.status.is_success() => Some(()),
-        Ok(answer) if answer.status.is_client_error() => panic!("{}: {}", answer.status, answer.text()),
+        Ok(answer) if answer.status.is_client_error() => {
+            panic!("{}: {}", answer.status, answer.text())
+        }
         _ => {
             tokio::time::sleep(Duration::from_millis(30)).await;
             None

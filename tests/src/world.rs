@@ -50,7 +50,15 @@ impl World {
     pub fn new() -> Self {
         let world = Self { folder: tempfile::tempdir().unwrap() };
         let pki = world.path("pki");
-        world.certs(&["init", "--dir", &pki.display().to_string(), "--host", "localhost", "--host", "127.0.0.1"]);
+        world.certs(&[
+            "init",
+            "--dir",
+            &pki.display().to_string(),
+            "--host",
+            "localhost",
+            "--host",
+            "127.0.0.1",
+        ]);
         world
     }
 
@@ -92,7 +100,8 @@ impl World {
         );
         let config = self.write("collector.yml", &config);
         let arguments = vec!["run".to_owned(), format!("--config.file={}", config.display())];
-        let process = Process::start(binary("tributary-collector"), arguments, self.path("collector.log"));
+        let process =
+            Process::start(binary("tributary-collector"), arguments, self.path("collector.log"));
         let collector = Collector {
             process,
             url: format!("http://127.0.0.1:{web}"),
@@ -103,7 +112,13 @@ impl World {
     }
 
     /// Writes an agent's configuration and starts it. `extra` is more YAML of its top level; `PORT` in it is the HTTP port.
-    pub async fn agent(&self, cluster: &str, collector: SocketAddr, allowlist: &str, extra: &str) -> Agent {
+    pub async fn agent(
+        &self,
+        cluster: &str,
+        collector: SocketAddr,
+        allowlist: &str,
+        extra: &str,
+    ) -> Agent {
         self.issue(cluster);
         let port = free_port();
         self.write(&format!("{cluster}/allowlist.yml"), allowlist);
@@ -155,7 +170,10 @@ impl Collector {
         let mut matrix = Matrix::new();
         for series in result.as_array()? {
             let labels = series["metric"].as_object()?;
-            let labels = labels.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or("").to_owned())).collect();
+            let labels = labels
+                .iter()
+                .map(|(k, v)| (k.clone(), v.as_str().unwrap_or("").to_owned()))
+                .collect();
             let values = series["values"].as_array()?;
             matrix.insert(labels, values.iter().filter_map(sample).collect());
         }
@@ -167,7 +185,8 @@ impl Collector {
         let what = format!("{expression} is {expected}");
         eventually(&what, async || {
             let result = self.query(expression).await?;
-            let only = result.as_array().filter(|list| list.len() == 1)?.first()?["value"][1].clone();
+            let only =
+                result.as_array().filter(|list| list.len() == 1)?.first()?["value"][1].clone();
             (only == expected).then_some(())
         })
         .await;
@@ -198,7 +217,10 @@ impl Agent {
 
 /// `[1795.5, "1"]` as milliseconds and text.
 fn sample(pair: &Value) -> Option<(i64, String)> {
-    #[expect(clippy::cast_possible_truncation, reason = "the API gives milliseconds with three decimals")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the API gives milliseconds with three decimals"
+    )]
     let millis = (pair[0].as_f64()? * 1000.0).round() as i64;
     Some((millis, pair[1].as_str()?.to_owned()))
 }
@@ -221,12 +243,18 @@ pub fn binary(name: &str) -> PathBuf {
 pub fn run(name: &str, arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new(binary(name));
     command.args(arguments).current_dir(folder);
-    command.output().unwrap_or_else(|e| panic!("starting {name}: {e} (cargo build --workspace --bins)"))
+    command
+        .output()
+        .unwrap_or_else(|e| panic!("starting {name}: {e} (cargo build --workspace --bins)"))
 }
 
 /// Both outputs of a finished command.
 pub fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// A port that was free a moment ago.
@@ -235,7 +263,9 @@ pub fn free_port() -> u16 {
 }
 
 fn tls(folder: &str) -> String {
-    format!("{{ cert_file: {folder}/tls.crt, key_file: {folder}/tls.key, ca_file: {folder}/ca.crt }}")
+    format!(
+        "{{ cert_file: {folder}/tls.crt, key_file: {folder}/tls.key, ca_file: {folder}/ca.crt }}"
+    )
 }
 
 async fn ready(url: &str, process: &Process) {

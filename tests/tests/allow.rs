@@ -27,7 +27,9 @@ async fn unlisted_series_and_labels_appear_nowhere() {
     for round in 0..4 {
         let requests: Vec<[(&str, &str); 3]> = users
             .iter()
-            .map(|user| [("__name__", "http_requests_total"), ("code", "200"), ("user", user.as_str())])
+            .map(|user| {
+                [("__name__", "http_requests_total"), ("code", "200"), ("user", user.as_str())]
+            })
             .collect();
         let time = at + round * 15_000;
         let mut series: Vec<_> =

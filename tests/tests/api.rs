@@ -16,34 +16,56 @@ async fn the_requests_of_a_grafana_data_source_are_answered() {
     collector.value("http_requests_total", "2.5").await;
     let api = format!("{}/api/v1", collector.url);
 
-    let saved = post_form(&format!("{api}/query"), &[("query", "1+1"), ("time", "4")]).await.unwrap();
-    assert_eq!(saved.text(), r#"{"status":"success","data":{"resultType":"scalar","result":[4,"2"]}}"#);
+    let saved =
+        post_form(&format!("{api}/query"), &[("query", "1+1"), ("time", "4")]).await.unwrap();
+    assert_eq!(
+        saved.text(),
+        r#"{"status":"success","data":{"resultType":"scalar","result":[4,"2"]}}"#
+    );
     let build = get(&format!("{api}/status/buildinfo")).await.unwrap().json();
     assert!(build["data"]["version"].is_string() && build["data"].get("features").is_none());
 
     let (start, end) = ((at / 1000).to_string(), (at / 1000 + 15).to_string());
-    let fields = [("query", "http_requests_total"), ("start", &*start), ("end", &*end), ("step", "15")];
+    let fields =
+        [("query", "http_requests_total"), ("start", &*start), ("end", &*end), ("step", "15")];
     let range = post_form(&format!("{api}/query_range"), &fields).await.unwrap().json();
     assert_eq!(range["data"]["resultType"], "matrix");
     let seconds = at / 1000;
-    assert_eq!(range["data"]["result"][0]["values"], serde_json::json!([[seconds, "1"], [seconds + 15, "2.5"]]));
+    assert_eq!(
+        range["data"]["result"][0]["values"],
+        serde_json::json!([[seconds, "1"], [seconds + 15, "2.5"]])
+    );
 
     let names = get(&format!("{api}/label/__name__/values")).await.unwrap().json();
     assert!(names["data"].as_array().unwrap().contains(&"http_requests_total".into()), "{names}");
     let labels = get(&format!("{api}/labels?match[]=http_requests_total")).await.unwrap().json();
     assert_eq!(labels["data"], serde_json::json!(["__name__", "cluster", "code"]));
-    let series = post_form(&format!("{api}/series"), &[("match[]", "{code=\"200\"}")]).await.unwrap().json();
+    let series =
+        post_form(&format!("{api}/series"), &[("match[]", "{code=\"200\"}")]).await.unwrap().json();
     assert_eq!(series["data"][0]["cluster"], "eu-1");
 
     let fault = get(&format!("{api}/query?query=sum(")).await.unwrap();
-    assert_eq!((fault.status.as_u16(), fault.json()["errorType"].as_str()), (400, Some("bad_data")));
+    assert_eq!(
+        (fault.status.as_u16(), fault.json()["errorType"].as_str()),
+        (400, Some("bad_data"))
+    );
     assert_eq!(get(&format!("{api}/nothing")).await.unwrap().status, 404);
-    let federated = get(&format!("{}/federate?match[]=http_requests_total", collector.url)).await.unwrap().text();
+    let federated = get(&format!("{}/federate?match[]=http_requests_total", collector.url))
+        .await
+        .unwrap()
+        .text();
     assert!(federated.contains("http_requests_total{"), "{federated}");
     let clusters = get(&format!("{api}/tributary/clusters")).await.unwrap().json();
     assert_eq!(clusters["data"][0]["cluster"], "eu-1", "{clusters}");
-    let only = get(&format!("{}/cluster/us-1/api/v1/query?query=http_requests_total", collector.url)).await.unwrap();
-    assert_eq!(only.json()["data"]["result"], serde_json::json!([]), "the cluster's path sees only the cluster");
+    let only =
+        get(&format!("{}/cluster/us-1/api/v1/query?query=http_requests_total", collector.url))
+            .await
+            .unwrap();
+    assert_eq!(
+        only.json()["data"]["result"],
+        serde_json::json!([]),
+        "the cluster's path sees only the cluster"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,7 +94,9 @@ async fn bad_bodies_are_refused_with_a_reason() {
     assert!(garbage.text().contains("snappy"), "{}", garbage.text());
     let bomb = write(&agent.write_url(), vec![0xff, 0xff, 0xff, 0xff, 0x0f]).await.unwrap();
     assert!(bomb.status.is_client_error(), "{}", bomb.text());
-    let plain = send(Method::POST, &agent.write_url(), &[("content-type", "text/plain")], good).await.unwrap();
+    let plain = send(Method::POST, &agent.write_url(), &[("content-type", "text/plain")], good)
+        .await
+        .unwrap();
     assert_eq!(plain.status, 415, "{}", plain.text());
     assert_eq!(get(&agent.write_url()).await.unwrap().status, 405);
 }

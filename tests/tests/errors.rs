@@ -114,7 +114,8 @@ fn mistakes_are_explained_and_nothing_starts() {
             .replace("INGEST", &free_port().to_string())
             .replace("WEB", &free_port().to_string());
         let path = world.write(file, &config);
-        let output = run(case.binary, &["run", "--config.file", path.to_str().unwrap()], &world.path(""));
+        let output =
+            run(case.binary, &["run", "--config.file", path.to_str().unwrap()], &world.path(""));
         let said = text(&output);
         assert_eq!(output.status.code(), Some(case.code), "{}: {said}", case.what);
         assert!(said.starts_with("error: "), "{}: {said}", case.what);
@@ -131,12 +132,14 @@ fn a_taken_port_is_named() {
     world.write("allowlist.yml", "rules: [ { match: up } ]\n");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for (binary, good, file) in
-        [("tributary-collector", COLLECTOR, "collector.yml"), ("tributary-agent", AGENT, "agent.yml")]
-    {
+    for (binary, good, file) in [
+        ("tributary-collector", COLLECTOR, "collector.yml"),
+        ("tributary-agent", AGENT, "agent.yml"),
+    ] {
         let config = good.replace("INGEST", &free_port().to_string()).replace("WEB", &port);
         let path = world.write(file, &config);
-        let output = run(binary, &["run", "--config.file", path.to_str().unwrap()], &world.path(""));
+        let output =
+            run(binary, &["run", "--config.file", path.to_str().unwrap()], &world.path(""));
         let said = text(&output);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("in use"), "{said}");

@@ -76,7 +76,11 @@ fn scoped_rule_files_can_be_looked_at() {
     let world = World::new();
     let file = world.write("rules.yml", LOCAL_RULES);
     let file = file.display().to_string();
-    let output = run("tributary-collector", &["rules", "scope", "--cluster", "local", &file], &world.path(""));
+    let output = run(
+        "tributary-collector",
+        &["rules", "scope", "--cluster", "local", &file],
+        &world.path(""),
+    );
     let printed = text(&output);
     assert!(output.status.success(), "{printed}");
     assert!(printed.contains("sum(up{cluster=\"local\"})"), "{printed}");
@@ -84,7 +88,11 @@ fn scoped_rule_files_can_be_looked_at() {
 
     let conflict = LOCAL_RULES.replace("sum(up)", "sum(up{cluster=\"eu-1\"})");
     let file = world.write("conflict.yml", &conflict).display().to_string();
-    let output = run("tributary-collector", &["rules", "scope", "--cluster", "local", &file], &world.path(""));
+    let output = run(
+        "tributary-collector",
+        &["rules", "scope", "--cluster", "local", &file],
+        &world.path(""),
+    );
     let printed = text(&output);
     assert_eq!(output.status.code(), Some(1), "{printed}");
     assert!(printed.contains("conflict.yml:6") && printed.contains('^'), "{printed}");

@@ -12,7 +12,8 @@ async fn samples_of_three_clusters_arrive_under_their_certificates_names() {
     for (cluster, value) in [("eu-1", 1.0), ("us-1", 2.0), ("lab", 4.0)] {
         let agent = world.agent(cluster, collector.ingest, EVERYTHING, "").await;
         let labels = [("__name__", "answer"), ("job", "story")];
-        deliver(&agent.write_url(), &[(&labels, vec![(at, value), (at + 15_000, value + 0.5)])]).await;
+        deliver(&agent.write_url(), &[(&labels, vec![(at, value), (at + 15_000, value + 0.5)])])
+            .await;
         agents.push(agent);
     }
     collector.value("sum(answer)", "8.5").await;
@@ -40,7 +41,10 @@ async fn a_forged_cluster_label_is_kept_aside() {
     let labels = [("__name__", "forged"), ("cluster", "us-1")];
     deliver(&agent.write_url(), &[(&labels, vec![(aligned(1000, 30_000), 1.0)])]).await;
     collector.value("forged{cluster=\"eu-1\", exported_cluster=\"us-1\"}", "1").await;
-    assert_eq!(collector.query("forged{cluster=\"us-1\"}").await.unwrap().as_array().unwrap().len(), 0);
+    assert_eq!(
+        collector.query("forged{cluster=\"us-1\"}").await.unwrap().as_array().unwrap().len(),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,6 +61,7 @@ async fn an_accepted_sample_cannot_be_changed() {
     let matrix = collector.samples("fact", 10).await.unwrap();
     let samples = matrix.values().next().unwrap();
     assert_eq!(*samples, [(at, "1".to_owned()), (at + 1000, "3".to_owned())]);
-    let refused = collector.metric("tributary_collector_samples_rejected_total", &["conflict"]).await;
+    let refused =
+        collector.metric("tributary_collector_samples_rejected_total", &["conflict"]).await;
     assert_eq!(refused, 1.0);
 }
