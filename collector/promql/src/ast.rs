@@ -80,9 +80,9 @@ pub enum Expr {
     /// `"text"`
     String(Text),
     /// `up{job="a"}`
-    Vector(VectorSelector),
+    Vector(Box<VectorSelector>),
     /// `up{job="a"}[5m]`
-    Matrix(MatrixSelector),
+    Matrix(Box<MatrixSelector>),
     /// `…[5m:1m]`
     Subquery(Box<Subquery>),
     /// `-…`, `+…`
@@ -184,10 +184,11 @@ pub struct Text {
     pub span: Span,
 }
 
-/// An instant vector selector; also the inside of a [`MatrixSelector`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An instant vector selector; also the inside of a [`MatrixSelector`]. Two are equal whatever the order of their
+/// matchers is.
+#[derive(Debug, Clone)]
 pub struct VectorSelector {
-    /// The metric name where it stands as a name (before the braces, or quoted inside them), not as a matcher.
+    /// The metric name where it stands before the braces.
     pub name: Option<String>,
     /// All matchers in the order of the text, with the one that `name` stands for as the last.
     pub matchers: Vec<Matcher>,
@@ -198,6 +199,22 @@ pub struct VectorSelector {
     /// Its place, modifiers included.
     pub span: Span,
 }
+
+impl PartialEq for VectorSelector {
+    fn eq(&self, other: &Self) -> bool {
+        let sorted = |selector: &Self| {
+            let mut texts: Vec<_> = selector.matchers.iter().map(Matcher::to_string).collect();
+            texts.sort_unstable();
+            texts
+        };
+        self.name == other.name
+            && self.time == other.time
+            && self.extend == other.extend
+            && (self.matchers == other.matchers || sorted(self) == sorted(other))
+    }
+}
+
+impl Eq for VectorSelector {}
 
 /// How a selector takes the samples at the edges of its window (experimental).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,5 +1,8 @@
 //! The syntax that Prometheus keeps behind feature flags: parsed always, used only where it is enabled.
 
+use crate::ast::{DurationExpr, Expr, Extend, Fill, Span, TimeShift};
+use crate::error::{Fault, ParseError};
+
 /// What is enabled beyond the stable language. All of it is off by default, as in Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(
@@ -28,4 +31,65 @@ impl Features {
         fill_modifiers: true,
         delayed_name_removal: true,
     };
+}
+
+/// Refuses an expression that uses what is not enabled, with Prometheus' words and the place.
+pub fn check(text: &str, expr: &Expr, enabled: Features) -> Result<(), ParseError> {
+    first_disabled(expr, enabled).map_or(Ok(()), |fault| Err(ParseError::new(text, fault)))
+}
+
+fn first_disabled(expr: &Expr, enabled: Features) -> Option<Fault> {
+    here(expr, enabled)
+        .or_else(|| expr.children().into_iter().find_map(|child| first_disabled(child, enabled)))
+}
+
+fn here(expr: &Expr, enabled: Features) -> Option<Fault> {
+    let fail = |what: String| Some(Fault::new(expr.span(), what));
+    match expr {
+        Expr::Call(call) if !enabled.experimental_functions => {
+            let signature = call.function.signature();
+            let what = || fail(format!("function {:?} is not enabled", signature.name));
+            signature.experimental.then(what).flatten()
+        }
+        Expr::Aggregate(node) if !enabled.experimental_functions && node.op.is_experimental() => {
+            fail(format!(
+                "{}() is experimental and must be enabled with --enable-feature=promql-experimental-functions",
+                node.op.as_str()
+            ))
+        }
+        Expr::Binary(node) if !enabled.fill_modifiers => {
+            let fill = node.matching.as_ref().map(|matching| matching.fill).unwrap_or_default();
+            let used = fill != Fill::default();
+            let what = "fill modifiers are experimental and not enabled";
+            used.then(|| fail(what.into())).flatten()
+        }
+        Expr::Vector(node) => shifted(&node.time, node.extend, enabled, expr.span()),
+        Expr::Matrix(node) => duration(&node.range, enabled)
+            .or_else(|| shifted(&node.selector.time, node.selector.extend, enabled, expr.span())),
+        Expr::Subquery(node) => duration(&node.range, enabled)
+            .or_else(|| node.step.as_ref().and_then(|step| duration(step, enabled)))
+            .or_else(|| shifted(&node.time, None, enabled, expr.span())),
+        _ => None,
+    }
+}
+
+fn shifted(
+    time: &TimeShift,
+    extend: Option<Extend>,
+    enabled: Features,
+    span: Span,
+) -> Option<Fault> {
+    if let Some(extend) = extend
+        && !enabled.extended_selectors
+    {
+        let what = format!("{} modifier is experimental and not enabled", extend.as_str());
+        return Some(Fault::new(span, what));
+    }
+    time.offset.as_ref().and_then(|offset| duration(offset, enabled))
+}
+
+fn duration(duration: &DurationExpr, enabled: Features) -> Option<Fault> {
+    let used = !duration.is_literal() && !enabled.duration_expressions;
+    let what = "experimental duration expression is not enabled";
+    used.then(|| Fault::new(duration.span(), what))
 }
