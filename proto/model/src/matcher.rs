@@ -130,7 +130,11 @@ mod tests {
             (MatchOp::NotMatch, ".+", true),
         ] {
             let matcher = Matcher::new("zone", op, value).unwrap();
-            assert_eq!(Matcher::all_match(&[matcher.clone()], &labels), expected, "{matcher}");
+            assert_eq!(
+                Matcher::all_match(std::slice::from_ref(&matcher), &labels),
+                expected,
+                "{matcher}"
+            );
         }
     }
 

@@ -83,7 +83,7 @@ pub fn unquote(literal: &str) -> Result<String, UnquoteError> {
             '\n' => return fail(offset, "unexpected line break"),
             c if c == quote => return fail(offset, "unexpected quote"),
             '\\' => {
-                rest = unescape(rest, &mut out).map_err(|what| UnquoteError { offset, what })?
+                rest = unescape(rest, &mut out).map_err(|what| UnquoteError { offset, what })?;
             }
             c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
