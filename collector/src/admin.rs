@@ -44,20 +44,23 @@ async fn ready(State(admin): State<Admin>) -> Response {
     if admin.ready.load(Ordering::Relaxed) {
         "Tributary collector is ready.\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "Tributary collector is starting or stopping.\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "Tributary collector is starting or stopping.\n")
+            .into_response()
     }
 }
 
 async fn reload(State(admin): State<Admin>) -> Response {
     let (answer, answered) = oneshot::channel();
-    let stopping = (StatusCode::SERVICE_UNAVAILABLE, "Tributary collector is stopping.\n".to_owned());
+    let stopping =
+        (StatusCode::SERVICE_UNAVAILABLE, "Tributary collector is stopping.\n".to_owned());
     if admin.reload.send(answer).await.is_err() {
         return stopping.into_response();
     }
     match answered.await {
         Ok(Ok(())) => StatusCode::OK.into_response(),
         Ok(Err(why)) => {
-            let text = format!("the reload was refused, the old configuration stays in force: {why}\n");
+            let text =
+                format!("the reload was refused, the old configuration stays in force: {why}\n");
             (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
         }
         Err(_) => stopping.into_response(),
