@@ -192,6 +192,8 @@ pub struct VectorSelector {
     pub name: Option<String>,
     /// All matchers in the order of the text, with the one that `name` stands for as the last.
     pub matchers: Vec<Matcher>,
+    /// The places of the matchers, in their order.
+    pub matcher_spans: Vec<Span>,
     /// `offset` and `@`.
     pub time: TimeShift,
     /// `anchored` or `smoothed`.

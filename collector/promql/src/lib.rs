@@ -11,8 +11,11 @@ pub mod functions;
 mod lexer;
 pub mod parser;
 mod print;
+pub mod scope;
 pub mod signature;
 pub mod source;
+#[cfg(test)]
+mod testdata;
 pub mod value;
 
 /// Reads an expression and checks its types. Experimental syntax is accepted; [`feature::check`] tells it apart.

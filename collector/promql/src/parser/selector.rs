@@ -18,30 +18,36 @@ impl Parser<'_> {
     /// The braces of a selector, if there are any, after its name, if it has one.
     pub(super) fn vector_selector(&mut self, name: Option<(String, Span)>) -> Result<Expr, Fault> {
         let mut span = name.as_ref().map_or_else(|| self.peek().span, |(_, span)| *span);
-        let mut matchers = Vec::new();
+        let (mut matchers, mut matcher_spans) = (Vec::new(), Vec::new());
         if self.eat(&TokenKind::LeftBrace) {
-            matchers = self.matchers()?;
+            (matchers, matcher_spans) = self.matchers()?;
             span = span.to(self.previous());
         }
-        let name = name.map(|(name, _)| name);
-        if let Some(name) = &name {
+        if let Some((name, place)) = &name {
             matchers.push(Matcher::equal(METRIC_NAME, name));
+            matcher_spans.push(*place);
         }
+        let name = name.map(|(name, _)| name);
         let time = TimeShift::default();
-        Ok(Expr::Vector(Box::new(VectorSelector { name, matchers, time, extend: None, span })))
+        let extend = None;
+        let node = VectorSelector { name, matchers, matcher_spans, time, extend, span };
+        Ok(Expr::Vector(Box::new(node)))
     }
 
-    fn matchers(&mut self) -> Result<Vec<Matcher>, Fault> {
+    /// The matchers and their places, up to and with the closing brace.
+    fn matchers(&mut self) -> Result<(Vec<Matcher>, Vec<Span>), Fault> {
         const CONTEXT: &str = "label matching";
-        let mut matchers = Vec::new();
+        let (mut matchers, mut spans) = (Vec::new(), Vec::new());
         if self.eat(&TokenKind::RightBrace) {
-            return Ok(matchers);
+            return Ok((matchers, spans));
         }
         loop {
+            let start = self.peek().span;
             matchers.push(self.matcher()?);
+            spans.push(start.to(self.previous()));
             let comma = self.eat(&TokenKind::Comma);
             if self.eat(&TokenKind::RightBrace) {
-                return Ok(matchers);
+                return Ok((matchers, spans));
             }
             if !comma {
                 return Err(self.unexpected(CONTEXT, "\",\" or \"}\""));

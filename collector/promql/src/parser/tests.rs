@@ -1,9 +1,8 @@
 //! Cases of the grammar, and the expressions of a shared data folder when it is there.
 
-use std::path::PathBuf;
-
 use crate::ast::Expr;
 use crate::parse;
+use crate::testdata::shared;
 
 /// Expressions and how they are printed; an empty second column means "as they are".
 const PRINTED: &str = include_str!("../../testdata/printed.tsv");
@@ -66,7 +65,7 @@ fn deep_nesting_is_refused_not_overflowed() {
 
 #[test]
 fn real_expressions_survive_printing() {
-    let Some(folder) = shared_data() else { return };
+    let Some(folder) = shared() else { return };
     let text = std::fs::read_to_string(folder.join("expressions.txt")).unwrap();
     let mut count = 0;
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -80,7 +79,7 @@ fn real_expressions_survive_printing() {
 
 #[test]
 fn script_expressions_parse() {
-    let Some(folder) = shared_data() else { return };
+    let Some(folder) = shared() else { return };
     let mut count = 0;
     for entry in std::fs::read_dir(folder.join("promqltest")).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -98,16 +97,4 @@ fn script_expressions_parse() {
         }
     }
     println!("{count} expressions");
-}
-
-/// `TRIBUTARY_SHARED_DATA`, or a folder `shared/data` beside the project.
-fn shared_data() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let folder =
-        std::env::var_os("TRIBUTARY_SHARED_DATA").map_or_else(|| beside.into(), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("skipped: there is no folder {}", folder.display());
-    None
 }
