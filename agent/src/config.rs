@@ -1,1 +1,458 @@
-//! Not written yet.
+//! The configuration: `agent.yml`, overridden by `TRIBUTARY_<PATH>` environment variables, read once, at the door.
+
+mod raw;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tributary_certs::tls;
+use tributary_model::cluster::ClusterName;
+use tributary_model::diagnostic::Diagnostic;
+use tributary_model::selector::Selector;
+use tributary_model::{duration, yaml};
+
+use raw::{Raw, RawFederate, RawJob, RawSources, RawSpool, RawTls};
+
+/// The smallest spool: less cannot hold a few frames and drop whole segments.
+const MIN_SPOOL_BYTES: u64 = 1 << 20;
+
+/// Everything that `agent.yml` says, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cluster the certificate must be for; the certificate's own if absent.
+    pub cluster: Option<ClusterName>,
+    /// The instance the certificate must be for; the certificate's own if absent.
+    pub instance: Option<String>,
+    /// The collector's address, `host:port`.
+    pub collector: String,
+    /// The agent's certificate, its key, and the authority of collectors.
+    pub tls: tls::Files,
+    /// Where samples come from.
+    pub sources: Sources,
+    /// Address of the HTTP port: remote write, health, metrics.
+    pub listen: SocketAddr,
+    /// What may leave.
+    pub allowlist_file: PathBuf,
+    /// Where frames wait for the collector.
+    pub spool: Spool,
+    /// How long a stop waits for the last acknowledgement.
+    pub shutdown_grace: Duration,
+}
+
+/// `sources:`
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Whether the HTTP port takes remote writes.
+    pub remote_write: bool,
+    /// Prometheus servers to poll.
+    pub federate: Vec<Federate>,
+    /// Targets to scrape.
+    pub scrape: Vec<ScrapeJob>,
+}
+
+/// One entry of `sources.federate:`
+#[derive(Debug, Clone)]
+pub struct Federate {
+    /// The server's address, without `/federate`.
+    pub url: String,
+    /// What to ask for: `match[]`.
+    pub matchers: Vec<String>,
+    /// How often.
+    pub interval: Duration,
+    /// How long one poll may take; at most the interval.
+    pub timeout: Duration,
+}
+
+/// One entry of `sources.scrape:`, by the names of Prometheus' `scrape_configs`.
+#[derive(Debug, Clone)]
+pub struct ScrapeJob {
+    /// The `job` label.
+    pub job_name: String,
+    /// How often.
+    pub interval: Duration,
+    /// How long one scrape may take; at most the interval.
+    pub timeout: Duration,
+    /// `http` or `https`.
+    pub scheme: String,
+    /// The path on the target.
+    pub metrics_path: String,
+    /// Query parameters.
+    pub params: Vec<(String, String)>,
+    /// Whether labels of the target win over ours; otherwise they are kept as `exported_<name>`.
+    pub honor_labels: bool,
+    /// Whether times in the exposition are taken.
+    pub honor_timestamps: bool,
+    /// The targets.
+    pub targets: Vec<Target>,
+}
+
+/// One target of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `host:port`
+    pub address: String,
+    /// Labels of all its series, beside `job` and `instance`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `spool:`
+#[derive(Debug, Clone)]
+pub struct Spool {
+    /// The folder.
+    pub path: PathBuf,
+    /// The oldest data is dropped above this size.
+    pub max_bytes: u64,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error(
+        "cannot read the configuration file\n  --> {path}\n   = help: give its path with --config.file ({source})"
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file does not say what it should; has the place.
+    #[error(transparent)]
+    File(#[from] Box<Diagnostic>),
+    /// A value is not valid.
+    #[error("{key}: {why}\n  --> {file}")]
+    Value {
+        /// The key's path.
+        key: String,
+        /// What is wrong, and what would be right.
+        why: String,
+        /// The file's path.
+        file: String,
+    },
+    /// An environment variable does not fit.
+    #[error("environment variable {name}: {why}")]
+    Environment {
+        /// The variable.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads `path` and the environment. Relative paths in the file are relative to the file's folder.
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let file = path.display().to_string();
+        let raw: Raw = yaml::parse(&text, &file)?;
+        let raw = raw.overridden(environment)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Door { file, folder }.config(raw)
+    }
+}
+
+/// Turns what the file says into what the program uses, or says which key is wrong.
+struct Door {
+    file: String,
+    folder: PathBuf,
+}
+
+impl Door {
+    fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
+        if !raw.listen.grpc.is_empty() {
+            let why = "waiting to be dialled is not supported yet: give collector.address";
+            return Err(self.fail("listen.grpc", why));
+        }
+        if raw.collector.address.is_empty() {
+            let why = "is missing: give the collector's HOST:PORT, like tools.example.org:9391";
+            return Err(self.fail("collector.address", why));
+        }
+        let allowlist = raw.allowlist_file.ok_or_else(|| {
+            self.fail("allowlist_file", "is missing: nothing leaves that it does not list")
+        })?;
+        let listen = self.listen(&raw.web.listen, &raw.sources)?;
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let cluster = some(raw.cluster).map(|name| name.parse()).transpose();
+        Ok(Config {
+            cluster: cluster.map_err(|e| self.fail("cluster", e))?,
+            instance: some(raw.instance),
+            collector: self.host_port("collector.address", raw.collector.address)?,
+            tls: self.tls(raw.tls)?,
+            sources: self.sources(raw.sources)?,
+            listen,
+            allowlist_file: self.folder.join(allowlist),
+            spool: self.spool(&raw.spool)?,
+            shutdown_grace: self.duration("shutdown.grace", &raw.shutdown.grace)?,
+        })
+    }
+
+    /// The HTTP port has one address: remote write's, unless `web.listen` says otherwise.
+    fn listen(&self, web: &str, sources: &RawSources) -> Result<SocketAddr, ConfigError> {
+        let (key, text) = match (web, &sources.remote_write) {
+            ("", Some(remote_write)) => ("sources.remote_write.listen", &*remote_write.listen),
+            ("", None) => ("web.listen", raw::DEFAULT_LISTEN),
+            (web, _) => ("web.listen", web),
+        };
+        let why = "is not an address: write IP:PORT, like 127.0.0.1:9392";
+        text.parse().map_err(|_| self.fail(key, format!("\"{text}\" {why}")))
+    }
+
+    fn tls(&self, raw: RawTls) -> Result<tls::Files, ConfigError> {
+        let file = |key: &str, path: Option<PathBuf>| match path {
+            Some(path) => Ok(self.folder.join(path)),
+            None => Err(self.fail(
+                &format!("tls.{key}"),
+                "is missing: make one with tributary-certs issue CLUSTER --dir pki",
+            )),
+        };
+        Ok(tls::Files {
+            cert_file: file("cert_file", raw.cert_file)?,
+            key_file: file("key_file", raw.key_file)?,
+            ca_file: file("ca_file", raw.ca_file)?,
+        })
+    }
+
+    fn sources(&self, raw: RawSources) -> Result<Sources, ConfigError> {
+        if raw.backfill.is_some() {
+            return Err(self.fail("sources.backfill", "is not supported yet: remove it"));
+        }
+        if raw.remote_write.is_none() && raw.federate.is_empty() && raw.scrape.is_empty() {
+            let why = "there is none: give remote_write, federate or scrape";
+            return Err(self.fail("sources", why));
+        }
+        let mut sources =
+            Sources { remote_write: raw.remote_write.is_some(), ..Sources::default() };
+        for (at, entry) in raw.federate.into_iter().enumerate() {
+            sources.federate.push(self.federate(&format!("sources.federate[{at}]"), entry)?);
+        }
+        for (at, job) in raw.scrape.into_iter().enumerate() {
+            sources.scrape.push(self.job(&format!("sources.scrape[{at}]"), job)?);
+        }
+        Ok(sources)
+    }
+
+    fn federate(&self, key: &str, raw: RawFederate) -> Result<Federate, ConfigError> {
+        if !raw.url.starts_with("http://") && !raw.url.starts_with("https://") {
+            let why = format!("\"{}\" is not a URL: write http://HOST:PORT", raw.url);
+            return Err(self.fail(&format!("{key}.url"), why));
+        }
+        for selector in &raw.matchers {
+            selector
+                .parse::<Selector>()
+                .map_err(|e| self.fail(&format!("{key}.match"), format!("'{selector}': {e}")))?;
+        }
+        let (interval, timeout) = self.times(key, &raw.interval, raw.timeout.as_deref())?;
+        let url = raw.url.trim_end_matches('/').trim_end_matches("/federate").to_owned();
+        Ok(Federate { url, matchers: raw.matchers, interval, timeout })
+    }
+
+    fn job(&self, key: &str, raw: RawJob) -> Result<ScrapeJob, ConfigError> {
+        if !matches!(raw.scheme.as_str(), "http" | "https") {
+            return Err(self.fail(&format!("{key}.scheme"), "use http or https"));
+        }
+        if raw.job_name.is_empty() {
+            return Err(self.fail(&format!("{key}.job_name"), "is empty"));
+        }
+        let (interval, timeout) =
+            self.times(key, &raw.scrape_interval, raw.scrape_timeout.as_deref())?;
+        let mut targets = Vec::new();
+        for group in raw.static_configs {
+            for address in group.targets {
+                let key = format!("{key}.static_configs.targets");
+                let address = self.host_port(&key, address)?;
+                targets.push(Target { address, labels: group.labels.clone() });
+            }
+        }
+        let params = raw.params.into_iter();
+        Ok(ScrapeJob {
+            job_name: raw.job_name,
+            interval,
+            timeout,
+            scheme: raw.scheme,
+            metrics_path: raw.metrics_path,
+            params: params
+                .flat_map(|(name, values)| values.into_iter().map(move |v| (name.clone(), v)))
+                .collect(),
+            honor_labels: raw.honor_labels,
+            honor_timestamps: raw.honor_timestamps,
+            targets,
+        })
+    }
+
+    /// Interval and time-out; without one the time-out is 10 s, or the interval if that is shorter.
+    fn times(
+        &self,
+        key: &str,
+        interval: &str,
+        timeout: Option<&str>,
+    ) -> Result<(Duration, Duration), ConfigError> {
+        let interval = self.duration(&format!("{key} interval"), interval)?;
+        if interval.is_zero() {
+            return Err(self.fail(&format!("{key} interval"), "is zero"));
+        }
+        let timeout = match timeout {
+            Some(text) => self.duration(&format!("{key} timeout"), text)?,
+            None => Duration::from_secs(10).min(interval),
+        };
+        if timeout > interval || timeout.is_zero() {
+            return Err(self.fail(&format!("{key} timeout"), "is zero, or over the interval"));
+        }
+        Ok((interval, timeout))
+    }
+
+    fn spool(&self, raw: &RawSpool) -> Result<Spool, ConfigError> {
+        let max_bytes = byte_size(&raw.max_bytes).ok_or_else(|| {
+            let why = "is not a size: write a number and a unit, like 512MiB or 1GiB";
+            self.fail("spool.max_bytes", format!("\"{}\" {why}", raw.max_bytes))
+        })?;
+        if max_bytes < MIN_SPOOL_BYTES {
+            return Err(self.fail("spool.max_bytes", "must be at least 1MiB"));
+        }
+        Ok(Spool { path: self.folder.join(&raw.path), max_bytes })
+    }
+
+    fn host_port(&self, key: &str, text: String) -> Result<String, ConfigError> {
+        let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+            let plain = |c: char| !c.is_whitespace() && c != '/';
+            !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
+        });
+        if good {
+            return Ok(text);
+        }
+        Err(self.fail(key, format!("\"{text}\" is not an address: write HOST:PORT")))
+    }
+
+    fn duration(&self, key: &str, text: &str) -> Result<Duration, ConfigError> {
+        duration::parse(text).map_err(|e| self.fail(key, e))
+    }
+
+    fn fail(&self, key: &str, why: impl ToString) -> ConfigError {
+        ConfigError::Value { key: key.to_owned(), why: why.to_string(), file: self.file.clone() }
+    }
+}
+
+/// `512MiB`, `1GiB`, `2GB`, `1048576`: powers of 1024 with an `i`, of 1000 without.
+fn byte_size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits)?;
+    let factor = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "collector: { address: tools.example.org:9391 }
+tls: { cert_file: a, key_file: b, ca_file: /c }
+sources: { remote_write: {} }
+allowlist_file: allowlist.yml
+";
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.yml");
+        fs::write(&path, text).unwrap();
+        Config::load(&path, environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())))
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = load(GOOD, &[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:9392");
+        assert!(config.sources.remote_write);
+        assert_eq!(config.spool.max_bytes, 1 << 30);
+        assert!(config.spool.path.ends_with("spool") && config.spool.path.is_absolute());
+        assert_eq!(config.tls.ca_file, Path::new("/c"));
+        assert_eq!(config.shutdown_grace, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn sources_are_read() {
+        let text = GOOD.replace(
+            "{ remote_write: {} }",
+            "
+  federate: [ { url: 'http://127.0.0.1:9090/', interval: 30s } ]
+  scrape: [ { job_name: node, static_configs: [ { targets: [127.0.0.1:9100], labels: { a: b } } ] } ]",
+        );
+        let config = load(&text, &[]).unwrap();
+        assert_eq!(config.sources.federate[0].url, "http://127.0.0.1:9090");
+        assert_eq!(config.sources.federate[0].timeout, Duration::from_secs(10));
+        assert_eq!(config.sources.scrape[0].targets[0].address, "127.0.0.1:9100");
+        assert_eq!(config.sources.scrape[0].targets[0].labels["a"], "b");
+        assert!(!config.sources.remote_write);
+        assert_eq!(config.listen.port(), 9392);
+    }
+
+    #[test]
+    fn environment_overrides_by_path() {
+        let config = load(
+            GOOD,
+            &[
+                ("TRIBUTARY_SPOOL_MAX_BYTES", "2MiB"),
+                ("TRIBUTARY_CLUSTER", "eu-9"),
+                ("TRIBUTARY_COLLECTOR_ADDRESS", "other:1"),
+                ("TRIBUTARY_COLLECTOR_SERVICE_HOST", "10.0.0.1"),
+                ("TRIBUTARY_COLLECTOR_PORT_9391_TCP", "tcp://10.0.0.1:9391"),
+                ("OTHER", "x"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.spool.max_bytes, 2 << 20);
+        assert_eq!(config.cluster.unwrap().as_str(), "eu-9");
+        assert_eq!(config.collector, "other:1");
+        let error = load(GOOD, &[("TRIBUTARY_SPOOL_PTAH", "x")]).unwrap_err().to_string();
+        assert!(error.contains("TRIBUTARY_SPOOL_PTAH") && error.contains("no such key"), "{error}");
+    }
+
+    #[test]
+    fn faults_name_the_key_and_the_remedy() {
+        for (from, to, expected) in [
+            ("remote_write", "remotewrite", "did you mean \"remote_write\"?"),
+            ("cert_file: a, ", "", "tls.cert_file: is missing"),
+            ("allowlist_file: allowlist.yml", "", "allowlist_file: is missing"),
+            ("tools.example.org:9391", "tools", "is not an address: write HOST:PORT"),
+            ("remote_write: {}", "backfill: { prometheus: x }", "not supported yet"),
+            ("remote_write: {}", "", "give remote_write, federate or scrape"),
+            ("tls:", "cluster: EU\ntls:", "\"EU\" is not a valid name"),
+            ("tls:", "spool: { max_bytes: lots }\ntls:", "is not a size"),
+            ("tls:", "spool: { max_bytes: 1KiB }\ntls:", "at least 1MiB"),
+            ("tls:", "listen: { grpc: 0.0.0.0:9393 }\ntls:", "not supported yet"),
+            ("remote_write: {}", "federate: [ { url: x } ]", "is not a URL"),
+            ("remote_write: {}", "federate: [ { url: 'http://x', match: ['{a=}'] } ]", "{a=}"),
+        ] {
+            assert!(GOOD.contains(from));
+            let error = load(&GOOD.replacen(from, to, 1), &[]).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("agent.yml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("1GiB", Some(1 << 30)), ("5 MB", Some(5_000_000)), ("7", Some(7)), ("1X", None)]
+        {
+            assert_eq!(byte_size(text), bytes, "{text}");
+        }
+        assert_eq!((byte_size(""), byte_size("99999999999TiB")), (None, None));
+    }
+}
