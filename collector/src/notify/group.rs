@@ -138,6 +138,11 @@ impl Groups {
             self.logs.insert(key, Entry { log, running: false });
         }
         self.insert(alerts, now);
+        for group in self.groups.values_mut() {
+            // The rules get a moment to say what has ended meanwhile.
+            group.flushed = true;
+            group.next_flush = now.plus(group.timing.group_wait);
+        }
         self.forget_orphans()
     }
 
@@ -488,3 +493,6 @@ fn group_id(route: &Route, alert: &Alert) -> GroupId {
 fn group_key(route: &str, labels: &Labels) -> String {
     format!("{route}:{labels}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,3 +290,44 @@ fn pairs(labels: &Labels) -> Pairs {
 fn labels(pairs: Pairs) -> Result<Labels, RecordError> {
     Ok(Labels::from_pairs(pairs)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_as_they_were() {
+        let alert = Alert {
+            labels: Labels::from_pairs([("a", "1")]).unwrap(),
+            annotations: [("s".to_owned(), "t\n".to_owned())].into(),
+            starts_at: Timestamp::from_millis(1),
+            ends_at: Timestamp::MAX,
+            generator_url: "u".into(),
+        };
+        let recipient = Recipient { address: "a@b.org".into(), state: Progress::Refused };
+        let intent = Intent {
+            sequence: 7,
+            message_id: "<m>".into(),
+            in_reply_to: Some("<r>".into()),
+            created_at: Timestamp::from_millis(2),
+            group_labels: Labels::empty(),
+            firing: vec![alert.clone()],
+            resolved: vec![alert.clone()],
+            recipients: vec![recipient],
+            attempts: 3,
+            next_attempt: Timestamp::from_millis(4),
+        };
+        let sent = Sent {
+            at: Timestamp::from_millis(5),
+            firing: vec![alert.clone()],
+            resolved: vec![alert.labels],
+        };
+        let key = Key { receiver: "r".into(), integration: 1, group: "g".into() };
+        let log = Log { sequence: 7, root: None, sent: Some(sent), intent: Some(intent) };
+        let bytes = encode(&key, &log).unwrap();
+        assert_eq!(decode(&bytes).unwrap(), (key, log));
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err());
+        }
+    }
+}

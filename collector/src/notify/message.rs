@@ -282,3 +282,98 @@ fn escape(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::config::Config;
+    use super::*;
+
+    fn alert(name: &str, more: &[(&str, &str)]) -> Alert {
+        let pairs = [("alertname", name), ("cluster", "eu-1")].into_iter().chain(more.to_vec());
+        Alert {
+            labels: Labels::from_pairs(pairs).unwrap(),
+            annotations: BTreeMap::from([("summary".into(), "<b>it\nburns</b> ü".into())]),
+            starts_at: Timestamp::from_millis(1_700_000_000_000),
+            ends_at: Timestamp::MAX,
+            generator_url: "https://t.example.org/graph?a=1&b=2".into(),
+        }
+    }
+
+    fn mail(name: &str, firing: bool) -> String {
+        let text = "
+global: { smtp_smarthost: 'h:25', smtp_from: Tributary <t@example.org> }
+route: { receiver: a }
+receivers: [{ name: a, email_configs: [{ to: 'x@example.org, y@example.org', headers: { X-Desk: \"a\\r\\nb\" } }] }]
+";
+        let config = Config::parse("f", Path::new(""), text).unwrap();
+        let sender = Sender { external_url: None, cluster_label: "cluster".into() };
+        let key = Key { receiver: "a".into(), integration: 0, group: "{}:{}".into() };
+        let alerts = vec![alert(name, &[("pod", "p")])];
+        let (firing, resolved) = if firing { (alerts, vec![]) } else { (vec![], alerts) };
+        let intent = Intent {
+            sequence: 1,
+            message_id: "<1@example.org>".into(),
+            in_reply_to: (!firing.is_empty()).then(|| "<0@example.org>".into()),
+            created_at: Timestamp::from_millis(1_700_000_000_000),
+            group_labels: Labels::from_pairs([("alertname", name)]).unwrap(),
+            firing,
+            resolved,
+            recipients: Vec::new(),
+            attempts: 0,
+            next_attempt: Timestamp::default(),
+        };
+        let email = &config.receivers["a"][0];
+        let mail = write(&sender, &key, email, &intent).unwrap();
+        assert_eq!(mail, write(&sender, &key, email, &intent).unwrap());
+        String::from_utf8(mail).unwrap()
+    }
+
+    #[test]
+    fn has_the_headers_of_a_machine() {
+        let mail = mail("Down", true);
+        for line in [
+            "Subject: [FIRING:1] Down (eu-1 p)",
+            "From: Tributary <t@example.org>",
+            "To: x@example.org, y@example.org",
+            "Date: Tue, 14 Nov 2023 22:13:20 +0000",
+            "Message-ID: <1@example.org>",
+            "In-Reply-To: <0@example.org>",
+            "References: <0@example.org>",
+            "Auto-Submitted: auto-generated",
+            "X-Tributary-Status: firing",
+            "X-Tributary-Cluster: eu-1",
+            "X-Tributary-Group: {}:{}",
+            "X-Desk: a  b",
+        ] {
+            assert!(mail.contains(&format!("{line}\r\n")), "{line} in\n{mail}");
+        }
+        assert!(mail.lines().all(|line| line.len() < 998));
+        assert!(mail.is_ascii());
+    }
+
+    #[test]
+    fn escapes_html_and_encodes_text() {
+        let mail = mail("A&B", true).replace("=\r\n", "");
+        assert!(mail.contains("<b>A&amp;B</b>"), "{mail}");
+        assert!(mail.contains("&lt;b&gt;it<br>"), "{mail}");
+        assert!(mail.contains("burns&lt;/b&gt; =C3=BC"), "{mail}");
+        assert!(
+            mail.contains("<a href=3D\"https://t.example.org/graph?a=3D1&amp;b=3D2\">"),
+            "{mail}"
+        );
+        assert!(mail.find("text/plain").unwrap() < mail.find("text/html").unwrap());
+    }
+
+    #[test]
+    fn a_label_cannot_become_a_header() {
+        for firing in [true, false] {
+            let mail = mail("x\r\nBcc: evil@example.net\r\n\r\n<script>", firing);
+            let headers = mail.split("\r\n\r\n").next().unwrap();
+            assert!(!headers.to_lowercase().contains("\r\nbcc"), "{headers}");
+            assert!(!mail.split("text/html").nth(1).unwrap().contains("<script>"));
+        }
+        assert!(mail("Ümlaut 🔥", false).contains("Subject: [RESOLVED] =?utf-8?b?"));
+    }
+}

@@ -89,3 +89,44 @@ impl Route {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::config::Config;
+    use super::*;
+
+    #[test]
+    fn the_first_match_decides_unless_it_goes_on() {
+        let text = "
+route:
+  receiver: root
+  routes:
+    - { matchers: [a=1], receiver: one, continue: true, routes: [{ matchers: [b=1], receiver: deep }] }
+    - { matchers: [a=~1|2], receiver: two }
+    - { matchers: [a=2], receiver: never }
+receivers: [{ name: root }, { name: one }, { name: deep }, { name: two }, { name: never }]
+";
+        let config = Config::parse("f", Path::new(""), text).unwrap();
+        for (labels, expected) in [
+            (vec![("x", "1")], "root"),
+            (vec![("a", "1")], "one two"),
+            (vec![("a", "1"), ("b", "1")], "deep two"),
+            (vec![("a", "2")], "two"),
+        ] {
+            let labels = Labels::from_pairs(labels).unwrap();
+            let found = config.route.matching(&labels);
+            let names: Vec<&str> = found.iter().map(|r| r.receiver.as_str()).collect();
+            assert_eq!(names.join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn groups_are_by_label_or_by_everything() {
+        let labels = Labels::from_pairs([("a", "1"), ("b", "2")]).unwrap();
+        let by_a = GroupBy::Labels(["a".to_owned(), "c".to_owned()].into());
+        assert_eq!(by_a.group(&labels).to_string(), r#"{a="1"}"#);
+        assert_eq!(GroupBy::Everything.group(&labels), labels);
+    }
+}

@@ -31,7 +31,8 @@ fn matcher(text: &str) -> Result<(Matcher, &str), String> {
         let (name, rest) = text.split_at(end);
         (name.trim().to_owned(), rest)
     };
-    if name.is_empty() || name.contains(char::is_whitespace) {
+    let quoted_name = text.starts_with('"');
+    if name.is_empty() || (!quoted_name && name.contains(char::is_whitespace)) {
         return Err(format!("expected a label name at \"{}\"", text.escape_debug()));
     }
     let rest = rest.trim_start();
