@@ -485,3 +485,6 @@ fn file(path: &PathBuf, error: &dyn Display) -> Failure {
     let text = format!("reading {}: {error}", path.display());
     Failure { reason: Reason::File, step: "preparing", text }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

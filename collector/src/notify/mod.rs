@@ -224,6 +224,9 @@ impl<S: StateStore> Notifier<S> {
             }
         };
         let now = (self.now)();
+        if job.intent.attempts > 0 {
+            self.metrics.retries.get_or_create(&receiver(&job.key.receiver)).inc();
+        }
         let ended = self.report(&job, &result, now);
         let (fate, changes) = groups.finished(&job.key, &ended, now);
         if fate == Fate::GivenUp {
@@ -342,3 +345,6 @@ fn waiting(intent: &Intent) -> Vec<Address> {
     // They were written from valid addresses.
     pending.filter_map(|r| r.address.parse().ok()).collect()
 }
+
+#[cfg(test)]
+mod tests;
