@@ -1,138 +1,573 @@
 //! Lets listed series through, strips unlisted labels, and keeps the budget.
+//!
+//! What is decided about a series is remembered by the address of its labels, which sources keep the same from sample to
+//! sample; everything that must outlive that (who owns an output, what counts towards a budget, what is merged) hangs on
+//! the output's labels. No label that a rule removes is kept, logged or written anywhere: what has to be known again of a
+//! source series is a keyed fingerprint.
 
-pub mod merge;
-pub mod plan;
+pub(crate) mod digest;
+pub(crate) mod merge;
+mod metadata;
+mod metrics;
+pub(crate) mod plan;
+pub(crate) mod rules;
+mod screen;
+mod state;
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use prometheus_client::registry::Registry;
-use tributary_model::diagnostic::Diagnostic;
-use tributary_model::label::Labels;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::label::{Labels, METRIC_NAME};
+use tributary_model::sample::{Sample, Timestamp, is_stale};
 use tributary_model::series::Metadata;
 
-/// The compiled allowlist: what a file says, without any state.
-#[derive(Debug, Clone, Default)]
-pub struct Rules;
+use digest::{Digest, Key};
+use merge::{Merges, Pushed, SILENCE};
+use metadata::Catalogue;
+pub(crate) use metrics::AllowMetrics;
+use metrics::Dropped;
+use rules::{Merge, Rule, Rules};
+pub(crate) use screen::Screen;
+pub(crate) use state::StateError;
 
-impl Rules {
-    /// Reads and compiles an allowlist file.
-    pub fn load(_path: &Path) -> Result<Self, AllowlistError> {
-        Ok(Self)
-    }
-}
-
-/// Why there is no allowlist.
-#[derive(Debug, thiserror::Error)]
-pub enum AllowlistError {
-    /// The file cannot be read.
-    #[error("cannot read the allowlist {}", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The file's text is at fault.
-    #[error("{0}")]
-    Fault(Box<Diagnostic>),
-}
+/// Most series whose decision is remembered; one more, and all are decided on again.
+const MAX_CACHED: usize = 300_000;
+/// A series that sent nothing for so long frees its place in the budget.
+const IDLE: Duration = Duration::from_secs(3600);
+/// How often idle things are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Sweeps after which the decision about an idle series is forgotten.
+const CACHED_SWEEPS: u32 = 10;
+/// Sweeps between searches for owners of outputs that are no more, left by a reload or an earlier process.
+const OWNER_SWEEPS: u32 = 60;
+/// The last millisecond of the year 9999.
+const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
 /// What the allowlist let through.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// Samples under the labels they leave with.
-    pub samples: Vec<(Labels, Sample)>,
+    pub(crate) samples: Vec<(Labels, Sample)>,
     /// Metadata of metrics that leave.
-    pub metadata: Vec<Metadata>,
+    pub(crate) metadata: Vec<Metadata>,
 }
 
-/// Counters of the allowlist.
-#[derive(Debug, Clone)]
-pub struct AllowMetrics;
-
-impl AllowMetrics {
-    /// Registers the counters.
-    pub fn new(_registry: &mut Registry) -> Self {
-        Self
-    }
-}
-
-/// Why saved merge state cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// The bytes are not a state of a known version.
-    #[error("the saved merge state is damaged: {0}")]
-    Damaged(&'static str),
-}
-
-/// The allowlist at work: the rules, and what they remember between samples.
+/// The allowlist at work: the rules, and what is remembered between samples.
 #[derive(Debug)]
-pub struct Allowlist;
+pub(crate) struct Allowlist {
+    rules: Arc<Rules>,
+    uses: Vec<Use>,
+    screen: Screen,
+    metrics: AllowMetrics,
+    key: Key,
+    cache: HashMap<usize, Cached>,
+    outputs: Outputs,
+    merges: Merges,
+    catalogue: Catalogue,
+    sweeps: u32,
+    swept: Option<Timestamp>,
+}
+
+/// What a rule is used for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Use {
+    outputs: usize,
+    told_of_collision: bool,
+    told_of_budget: bool,
+}
+
+/// A series that was decided on. Holding its labels keeps their address its own.
+#[derive(Debug)]
+struct Cached {
+    _labels: Labels,
+    decision: Decision,
+    sweep: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Decision {
+    Unlisted,
+    /// Its rule's budget was used up.
+    Full {
+        rule: usize,
+    },
+    /// Another rule already sends a series with its labels.
+    Taken {
+        rule: usize,
+    },
+    /// No further member can be remembered.
+    Crowded,
+    Direct {
+        output: usize,
+        source: Digest,
+        stripped: bool,
+    },
+    Merged {
+        group: u32,
+        member: u32,
+        output: usize,
+    },
+}
+
+/// A series that leaves.
+#[derive(Debug)]
+struct Output {
+    labels: Labels,
+    rule: usize,
+    seen: Timestamp,
+    owner: Option<Owner>,
+}
+
+/// The one source series of an output that is not merged.
+#[derive(Debug)]
+struct Owner {
+    source: Digest,
+    newest: Timestamp,
+    live: bool,
+    /// The output's fingerprint, where other sources could have the same labels.
+    remembered: Option<Digest>,
+}
+
+/// Outputs by place and by labels.
+#[derive(Debug, Default)]
+struct Outputs {
+    places: Vec<Option<Output>>,
+    free: Vec<usize>,
+    by_labels: HashMap<Labels, usize>,
+}
+
+/// Samples of one `apply`, by what became of them.
+#[derive(Debug, Default)]
+struct Tally {
+    kept: u64,
+    stripped: u64,
+    merged: u64,
+    dropped: [(Option<Dropped>, u64); 6],
+}
 
 impl Allowlist {
     /// An allowlist that has seen nothing yet.
-    pub fn new(_rules: Rules, _metrics: AllowMetrics) -> Self {
-        Self
+    pub(crate) fn new(rules: Rules, metrics: AllowMetrics) -> Self {
+        let rules = Arc::new(rules);
+        Self {
+            uses: vec![Use::default(); rules.iter().count()],
+            screen: Screen::new(rules.clone(), metrics.clone()),
+            rules,
+            metrics,
+            key: Key::random(),
+            cache: HashMap::new(),
+            outputs: Outputs::default(),
+            merges: Merges::default(),
+            catalogue: Catalogue::default(),
+            sweeps: 0,
+            swept: None,
+        }
     }
 
-    /// Puts new rules in force; budgets, owners and merges go on.
-    pub fn replace(&mut self, _rules: Rules) {}
+    /// Puts new rules in force. Budgets are counted anew as series come by; owners and merges go on.
+    pub(crate) fn replace(&mut self, rules: Rules) {
+        if rules.fingerprint() == self.rules.fingerprint() {
+            return;
+        }
+        self.rules = Arc::new(rules);
+        self.uses = vec![Use::default(); self.rules.iter().count()];
+        self.screen.replace(self.rules.clone());
+        self.forget_decisions();
+        self.merges.doubt();
+    }
 
-    /// Which series the rules list, for sources that can save themselves the work of unlisted ones.
-    pub fn screen(&self) -> Screen {
-        Screen
+    /// The rules in force, for sources.
+    pub(crate) fn screen(&self) -> Screen {
+        self.screen.clone()
     }
 
     /// Decides over samples. `now` is the wall clock.
-    pub fn apply(
+    pub(crate) fn apply(
         &mut self,
-        _samples: Vec<(Labels, Sample)>,
-        _metadata: Vec<Metadata>,
-        _now: Timestamp,
+        samples: Vec<(Labels, Sample)>,
+        metadata: Vec<Metadata>,
+        now: Timestamp,
     ) -> Kept {
-        Kept::default()
+        let (retyped, beyond) = self.catalogue.note(metadata);
+        self.metrics.metadata_dropped.inc_by(beyond);
+        if retyped {
+            self.retype();
+        }
+        let mut kept = Kept { samples: Vec::with_capacity(samples.len()), metadata: Vec::new() };
+        let mut tally = Tally::default();
+        for (labels, sample) in samples {
+            if sample.at < Timestamp::default() || sample.at > LAST {
+                tally.drop(Dropped::timestamp);
+                continue;
+            }
+            let decision = self.decision(labels, sample.at, now);
+            self.pass(decision, sample, now, &mut kept, &mut tally);
+        }
+        self.put_out(now, &mut kept, &mut tally);
+        kept
     }
 
-    /// Merged samples that are settled by the passing of time; call about once a second.
-    pub fn tick(&mut self, _now: Timestamp) -> Kept {
-        Kept::default()
+    /// Puts out merged samples that settle by the passing of time; call about once a second.
+    pub(crate) fn tick(&mut self, now: Timestamp) -> Kept {
+        let (mut kept, mut tally) = (Kept::default(), Tally::default());
+        self.put_out(now, &mut kept, &mut tally);
+        kept
     }
 
-    /// All merged samples that still wait for members; call once, when the sources have stopped.
-    pub fn finish(&mut self, _now: Timestamp) -> Kept {
-        Kept::default()
+    /// Puts out all merged samples that still wait for members; call once, when the sources have stopped.
+    pub(crate) fn finish(&mut self, now: Timestamp) -> Kept {
+        let mut kept = self.tick(now);
+        let before = kept.samples.len();
+        self.merges.finish(&mut kept.samples);
+        self.metrics.kept.inc_by((kept.samples.len() - before) as u64);
+        kept
     }
 
-    /// The oldest sample that has been taken but waits for its merge: nothing from there on is complete.
-    pub fn oldest_pending(&self) -> Option<Timestamp> {
-        None
+    /// The oldest sample that was taken but waits for its merge: from there on nothing is complete.
+    pub(crate) fn oldest_pending(&self) -> Option<Timestamp> {
+        self.merges.oldest_waiting()
     }
 
-    /// The whole state of merges. Holds no label of a series that is not listed.
-    pub fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
+    /// The whole state of merges and owners. Holds no label that is not sent.
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        state::snapshot(&self.merges, self.preamble())
     }
 
     /// What changed since the last call, if anything. Write it *after* the frames with the samples of the same
-    /// `apply`, and make both durable before an arrival is acknowledged.
-    pub fn changes(&mut self) -> Option<Vec<u8>> {
-        None
+    /// `apply`, `tick` or `finish`, and have both durable before the arrival is acknowledged.
+    pub(crate) fn changes(&mut self) -> Option<Vec<u8>> {
+        let preamble = self.preamble();
+        self.merges.take_log().map(|log| state::changes(preamble, &log))
     }
 
-    /// Takes up the state of an earlier process: its last snapshot and the changes written after it, in order.
-    pub fn restore(&mut self, _snapshot: &[u8], _changes: &[Vec<u8>]) -> Result<(), StateError> {
+    /// Takes up the state of an earlier process: its last snapshot (or nothing) and the changes written after it, in
+    /// order. Call before anything is applied.
+    pub(crate) fn restore(
+        &mut self,
+        snapshot: &[u8],
+        changes: &[Vec<u8>],
+    ) -> Result<(), StateError> {
+        let (mut merges, mut preamble) = if snapshot.is_empty() {
+            (Merges::default(), None)
+        } else {
+            let (merges, preamble) = state::restore(snapshot)?;
+            (merges, Some(preamble))
+        };
+        for bytes in changes {
+            preamble = Some(state::replay(&mut merges, bytes)?);
+        }
+        let Some(preamble) = preamble else { return Ok(()) };
+        self.merges = merges;
+        self.key = preamble.key;
+        self.forget_decisions();
+        if preamble.rules != self.rules.fingerprint() {
+            self.merges.doubt();
+        }
         Ok(())
     }
-}
 
-/// Which series the rules in force list. Cheap to clone; follows reloads.
-#[derive(Debug, Clone)]
-pub struct Screen;
+    fn preamble(&self) -> state::Preamble {
+        state::Preamble { key: self.key, rules: self.rules.fingerprint() }
+    }
 
-impl Screen {
-    /// Whether a series is listed.
-    pub fn lists(&self, _labels: &Labels) -> bool {
-        false
+    fn forget_decisions(&mut self) {
+        self.cache.clear();
+        self.outputs = Outputs::default();
+    }
+
+    /// What was or is now decided about a series.
+    fn decision(&mut self, labels: Labels, at: Timestamp, now: Timestamp) -> Decision {
+        let address = labels.iter().as_slice().as_ptr().addr();
+        if let Some(cached) = self.cache.get_mut(&address) {
+            cached.sweep = self.sweeps;
+            let decision = cached.decision;
+            let room = matches!(decision, Decision::Full { rule } if !self.is_full(rule));
+            if !room {
+                return decision;
+            }
+        }
+        let decision = self.decide(&labels, at, now);
+        if self.cache.len() >= MAX_CACHED {
+            self.cache.clear();
+        }
+        self.cache.insert(address, Cached { _labels: labels, decision, sweep: self.sweeps });
+        decision
+    }
+
+    fn decide(&mut self, labels: &Labels, at: Timestamp, now: Timestamp) -> Decision {
+        let rules = self.rules.clone();
+        let Some(rule) = rules.decide(labels) else { return Decision::Unlisted };
+        let Some(found) = rules.rule(rule) else { return Decision::Unlisted };
+        let left = found.strip(labels);
+        let stripped = left.len() < labels.len();
+        let source = self.key.labels(labels);
+        let output = match self.outputs.find(&left) {
+            Some((_, output)) if output.rule != rule => {
+                self.tell_of_collision(rule, labels);
+                return Decision::Taken { rule };
+            }
+            Some((place, _)) => place,
+            None if self.is_full(rule) => {
+                self.tell_of_budget(rule, labels);
+                return Decision::Full { rule };
+            }
+            None => self.new_output(rule, found, &left, (source, at, now)),
+        };
+        // A rule that keeps all labels cannot make series equal.
+        if found.merge == Merge::Refuse || found.keep.is_none() {
+            return Decision::Direct { output, source, stripped };
+        }
+        let digest = self.key.labels(&left);
+        let rises = found.merge == Merge::Sum && self.catalogue.rises(left.metric_name());
+        let group = self.merges.group(digest, &left, found.merge, rises);
+        match self.merges.member(group, source) {
+            Some(member) => Decision::Merged { group, member, output },
+            None => Decision::Crowded,
+        }
+    }
+
+    fn new_output(
+        &mut self,
+        rule: usize,
+        found: &Rule,
+        left: &Labels,
+        (source, at, now): (Digest, Timestamp, Timestamp),
+    ) -> usize {
+        if let Some(name) = left.find(METRIC_NAME) {
+            self.catalogue.keep(&name.value);
+        }
+        if let Some(used) = self.uses.get_mut(rule) {
+            used.outputs += 1;
+        }
+        let owner = (found.merge == Merge::Refuse || found.keep.is_none()).then(|| {
+            let remembered = found.keep.is_some().then(|| self.key.labels(left));
+            let owner = remembered.and_then(|output| self.merges.owner(output)).unwrap_or(source);
+            if let Some(output) = remembered {
+                self.merges.own(output, Some(owner));
+            }
+            // An owner of an earlier process counts from now on: it has not been silent yet.
+            let newest = if owner == source { Timestamp::MIN } else { at };
+            Owner { source: owner, newest, live: true, remembered }
+        });
+        self.outputs.insert(Output { labels: left.clone(), rule, seen: now, owner })
+    }
+
+    fn is_full(&self, rule: usize) -> bool {
+        let limit = self.rules.rule(rule).and_then(|rule| rule.max_series);
+        let used = self.uses.get(rule).map_or(0, |used| used.outputs);
+        limit.is_some_and(|limit| used >= limit)
+    }
+
+    fn pass(
+        &mut self,
+        decision: Decision,
+        sample: Sample,
+        now: Timestamp,
+        kept: &mut Kept,
+        tally: &mut Tally,
+    ) {
+        match decision {
+            Decision::Unlisted => tally.drop(Dropped::not_listed),
+            Decision::Full { .. } => tally.drop(Dropped::budget),
+            Decision::Taken { .. } => tally.drop(Dropped::collision),
+            Decision::Crowded => tally.drop(Dropped::members),
+            Decision::Merged { group, member, output } => {
+                if let Some(output) = self.outputs.at(output) {
+                    output.seen = now;
+                }
+                match self.merges.push(group, member, sample, now) {
+                    Pushed::Taken => tally.merged += 1,
+                    Pushed::Known => tally.drop(Dropped::repeated),
+                }
+            }
+            Decision::Direct { output, source, stripped } => {
+                let Some(output) = self.outputs.at(output) else { return };
+                output.seen = now;
+                let Some(owner) = &mut output.owner else { return };
+                match owner.judge(source, sample) {
+                    Judged::Refused => {
+                        let rule = output.rule;
+                        let labels = output.labels.clone();
+                        tally.drop(Dropped::collision);
+                        self.tell_of_collision(rule, &labels);
+                        return;
+                    }
+                    Judged::Owner => {}
+                    Judged::NewOwner => {
+                        if let Some(output) = owner.remembered {
+                            self.merges.own(output, Some(source));
+                        }
+                    }
+                }
+                tally.kept += 1;
+                tally.stripped += u64::from(stripped);
+                kept.samples.push((output.labels.clone(), sample));
+            }
+        }
+    }
+
+    /// Settles merges, adds metadata, sweeps when it is time, and counts.
+    fn put_out(&mut self, now: Timestamp, kept: &mut Kept, tally: &mut Tally) {
+        let before = kept.samples.len();
+        self.merges.settle(now, &mut kept.samples);
+        tally.kept += (kept.samples.len() - before) as u64;
+        kept.metadata = self.catalogue.due(now);
+        // A clock that was set back must not stop the sweeps.
+        if self.swept.is_none_or(|at| now >= at.plus(SWEEP) || now < at) {
+            self.swept = Some(now);
+            self.sweep(now);
+        }
+        self.metrics.kept.inc_by(tally.kept);
+        self.metrics.stripped.inc_by(tally.stripped);
+        self.metrics.merged.inc_by(tally.merged);
+        for (reason, samples) in tally.dropped {
+            if let Some(reason) = reason {
+                self.metrics.drop(reason, samples);
+            }
+        }
+    }
+
+    fn sweep(&mut self, now: Timestamp) {
+        self.sweeps += 1;
+        let sweep = self.sweeps;
+        self.cache.retain(|_, cached| {
+            let passing = matches!(cached.decision, Decision::Taken { .. } | Decision::Crowded);
+            !passing && cached.sweep + CACHED_SWEEPS >= sweep
+        });
+        for output in self.outputs.remove_idle(now.minus(IDLE)) {
+            if let Some(used) = self.uses.get_mut(output.rule) {
+                used.outputs = used.outputs.saturating_sub(1);
+            }
+            if let Some(remembered) = output.owner.and_then(|owner| owner.remembered) {
+                self.merges.own(remembered, None);
+            }
+        }
+        self.merges.sweep(now);
+        if self.sweeps.is_multiple_of(OWNER_SWEEPS) {
+            let outputs = self.outputs.places.iter().flatten();
+            let owned = outputs.filter_map(|o| o.owner.as_ref()?.remembered).collect();
+            self.merges.disown_all_but(&owned);
+        }
+        let names = self.outputs.by_labels.keys().filter_map(|labels| labels.find(METRIC_NAME));
+        self.catalogue.keep_only(names.map(|label| &label.value));
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.series.set(gauge(self.outputs.by_labels.len()));
+        self.metrics.members.set(gauge(self.merges.members()));
+    }
+
+    /// Tells the merges which of their members are counters, after a type has changed.
+    fn retype(&mut self) {
+        for (labels, place) in &self.outputs.by_labels {
+            let rule = self.outputs.places.get(*place).and_then(Option::as_ref).map(|o| o.rule);
+            let Some(rule) = rule.and_then(|rule| self.rules.rule(rule)) else { continue };
+            if rule.merge == Merge::Sum && rule.keep.is_some() {
+                let rises = self.catalogue.rises(labels.metric_name());
+                self.merges.group(self.key.labels(labels), labels, Merge::Sum, rises);
+            }
+        }
+    }
+
+    fn tell_of_collision(&mut self, rule: usize, labels: &Labels) {
+        let Some(used) = self.uses.get_mut(rule) else { return };
+        if !std::mem::replace(&mut used.told_of_collision, true) {
+            tracing::warn!(
+                metric = labels.metric_name(),
+                rule = rule + 1,
+                "series become equal when unlisted labels are removed: the first is sent, the others are dropped; \
+                 keep a label that tells them apart, or set merge"
+            );
+        }
+    }
+
+    fn tell_of_budget(&mut self, rule: usize, labels: &Labels) {
+        self.metrics.budget_hits.inc();
+        let Some(used) = self.uses.get_mut(rule) else { return };
+        if !std::mem::replace(&mut used.told_of_budget, true) {
+            tracing::warn!(
+                metric = labels.metric_name(),
+                rule = rule + 1,
+                "max_series of the rule is reached: further new series are dropped, existing ones go on"
+            );
+        }
     }
 }
+
+enum Judged {
+    Owner,
+    NewOwner,
+    Refused,
+}
+
+impl Owner {
+    /// Whether a source may send this sample. An owner that ended or fell silent is succeeded by the next source.
+    fn judge(&mut self, source: Digest, sample: Sample) -> Judged {
+        let stale = is_stale(sample.value);
+        let judged = if source == self.source {
+            Judged::Owner
+        } else {
+            let ended = !self.live && sample.at > self.newest;
+            let silent = sample.at > self.newest.plus(SILENCE);
+            if stale || !(ended || silent) {
+                return Judged::Refused;
+            }
+            self.source = source;
+            Judged::NewOwner
+        };
+        if sample.at >= self.newest {
+            self.newest = sample.at;
+            self.live = !stale;
+        }
+        judged
+    }
+}
+
+impl Outputs {
+    fn find(&self, labels: &Labels) -> Option<(usize, &Output)> {
+        let place = *self.by_labels.get(labels)?;
+        Some((place, self.places.get(place)?.as_ref()?))
+    }
+
+    fn at(&mut self, place: usize) -> Option<&mut Output> {
+        self.places.get_mut(place)?.as_mut()
+    }
+
+    fn insert(&mut self, output: Output) -> usize {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.by_labels.insert(output.labels.clone(), place);
+        if let Some(slot) = self.places.get_mut(place) {
+            *slot = Some(output);
+        }
+        place
+    }
+
+    fn remove_idle(&mut self, since: Timestamp) -> Vec<Output> {
+        let mut removed = Vec::new();
+        for (place, slot) in self.places.iter_mut().enumerate() {
+            if let Some(output) = slot.take_if(|output| output.seen < since) {
+                self.by_labels.remove(&output.labels);
+                self.free.push(place);
+                removed.push(output);
+            }
+        }
+        removed
+    }
+}
+
+impl Tally {
+    fn drop(&mut self, reason: Dropped) {
+        for (slot, samples) in &mut self.dropped {
+            if slot.is_none_or(|slot| slot == reason) {
+                *slot = Some(reason);
+                *samples += 1;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
