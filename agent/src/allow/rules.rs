@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, SeqAccess, Visitor};
-use serde_saphyr::{Location, Spanned};
 use tributary_model::diagnostic::{Diagnostic, Place};
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::selector::Selector;
-use tributary_model::yaml;
+use tributary_model::yaml::{self, Located};
 
 use super::digest::Key;
 
@@ -147,8 +146,8 @@ struct RawAllowlist {
 #[serde(deny_unknown_fields)]
 struct RawRule {
     #[serde(rename = "match")]
-    selectors: Spanned<Texts>,
-    labels: Option<Vec<Spanned<String>>>,
+    selectors: Located<Texts>,
+    labels: Option<Vec<Located<String>>>,
     #[serde(default)]
     merge: Merge,
     max_series: Option<usize>,
@@ -165,10 +164,12 @@ struct Source<'a> {
 
 impl RawRule {
     fn compile(self, number: usize, source: Source<'_>) -> Result<Rule, Box<Diagnostic>> {
-        let at = self.selectors.referenced;
+        let at = (self.selectors.line, self.selectors.column);
         let texts = match self.selectors.value {
             Texts::One(text) => vec![(text, at)],
-            Texts::Many(texts) => texts.into_iter().map(|t| (t.value, t.referenced)).collect(),
+            Texts::Many(texts) => {
+                texts.into_iter().map(|t| (t.value, (t.line, t.column))).collect()
+            }
         };
         if texts.is_empty() {
             let what = format!("reading allowlist rule {number}: match is an empty list");
@@ -193,7 +194,12 @@ impl RawRule {
                         }
                         let what =
                             format!("reading allowlist rule {number}: a label name is empty");
-                        Err(source.fault(what, name.referenced, 0, "name the labels to keep"))
+                        Err(source.fault(
+                            what,
+                            (name.line, name.column),
+                            0,
+                            "name the labels to keep",
+                        ))
                     })
                     .collect::<Result<_, _>>()?,
             ),
@@ -204,15 +210,15 @@ impl RawRule {
             merge: self.merge,
             max_series: self.max_series,
             why: self.why,
-            line: number_of(at.line()),
+            line: at.0,
         })
     }
 }
 
 impl Source<'_> {
     /// A fault at `column` (from 1) inside the scalar at `at`; 0: at its beginning.
-    fn fault(self, what: String, at: Location, column: usize, help: &str) -> Box<Diagnostic> {
-        let mut place = Place::at_line(self.text, number_of(at.line()), number_of(at.column()), 1);
+    fn fault(self, what: String, at: (usize, usize), column: usize, help: &str) -> Box<Diagnostic> {
+        let mut place = Place::at_line(self.text, at.0, at.1, 1);
         let first = place.source.chars().nth(place.column - 1);
         // Inside a block scalar the column would point elsewhere.
         if column > 0 && !matches!(first, Some('|' | '>')) {
@@ -227,14 +233,10 @@ impl Source<'_> {
     }
 }
 
-fn number_of(n: u64) -> usize {
-    usize::try_from(n).unwrap_or(1).max(1)
-}
-
 /// A text, or a list of texts.
 enum Texts {
     One(String),
-    Many(Vec<Spanned<String>>),
+    Many(Vec<Located<String>>),
 }
 
 impl<'de> Deserialize<'de> for Texts {

@@ -1,6 +1,7 @@
 //! Reads YAML that people write: strictly, and with the place of every fault.
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _};
 
 use crate::diagnostic::{Diagnostic, Place};
@@ -14,6 +15,25 @@ pub fn parse<T: DeserializeOwned>(text: &str, file: &str) -> Result<T, Box<Diagn
     });
     serde_saphyr::from_str(if content { text } else { "{}" })
         .map_err(|e| Box::new(explain(&e, text, file)))
+}
+
+/// A value and where it stands, for faults that are found only after reading. Not inside flattened or untagged types.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Its line, from 1.
+    pub line: usize,
+    /// Its column, from 1.
+    pub column: usize,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Located<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = serde_saphyr::Spanned::deserialize(deserializer)?;
+        let at = spanned.referenced;
+        Ok(Self { value: spanned.value, line: number(at.line()), column: number(at.column()) })
+    }
 }
 
 /// What, where, and the next step, from a fault that the YAML reader found.
@@ -38,10 +58,13 @@ fn explain(error: &Error, text: &str, file: &str) -> Diagnostic {
         }
     };
     let place = error.location().map(|location| {
-        let number = |n: u64| usize::try_from(n).unwrap_or(1).max(1);
         Place::at_line(text, number(location.line()), number(location.column()), width)
     });
     Diagnostic { what: what.replace("\\\"", "\""), file: file.to_owned(), place, help }
+}
+
+fn number(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(1).max(1)
 }
 
 /// The nearest of the keys that may stand there, or all of them.
@@ -78,7 +101,6 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, Deserialize, PartialEq)]
     #[serde(deny_unknown_fields)]
