@@ -15,9 +15,9 @@ pub struct ScopeError {
     /// The matcher that is there, by its place in the text.
     pub span: Span,
     /// The matcher that is there.
-    pub found: Matcher,
+    pub found: Box<Matcher>,
     /// The matcher to be added.
-    pub wanted: Matcher,
+    pub wanted: Box<Matcher>,
 }
 
 /// The expression with `label="value"` in every selector. A selector that has exactly that matcher stays as it is; one
@@ -58,7 +58,8 @@ fn narrow(selector: &mut VectorSelector, wanted: &Matcher) -> Result<(), ScopeEr
         }
         if found.op() != MatchOp::Equal || found.value() != wanted.value() {
             let span = selector.matcher_spans.get(at).copied().unwrap_or(selector.span);
-            return Err(ScopeError { span, found: found.clone(), wanted: wanted.clone() });
+            let (found, wanted) = (Box::new(found.clone()), Box::new(wanted.clone()));
+            return Err(ScopeError { span, found, wanted });
         }
         present = true;
     }

@@ -59,7 +59,8 @@ pub fn parse_float(text: &str) -> Option<f64> {
     }
     let plausible =
         body.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
-    if !plausible || !body.bytes().any(|b| b.is_ascii_digit()) {
+    let signed = body.starts_with(['+', '-']);
+    if !plausible || signed || !body.bytes().any(|b| b.is_ascii_digit()) {
         return None;
     }
     body.parse().ok().map(sign)

@@ -1,6 +1,13 @@
 //! Regular expressions in RE2 syntax with Go's meaning, anchored as PromQL anchors them.
 
+mod literal;
+mod template;
+mod translate;
+
 use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use literal::Shape;
 
 /// Largest compiled size of one expression, in bytes. A larger one is refused when it is parsed.
 pub const MAX_COMPILED_BYTES: usize = 1 << 20;
@@ -8,11 +15,21 @@ pub const MAX_COMPILED_BYTES: usize = 1 << 20;
 /// Longest pattern, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 16 << 10;
 
+/// Largest compiled size of an alternation of literals, which is bounded by its pattern already.
+const MAX_LITERAL_BYTES: usize = 32 << 20;
+
 /// A compiled expression that must match the whole text: `^(?s:…)$`, as in Prometheus 3. Cheap to clone.
 #[derive(Clone)]
-pub struct Regex {
+pub struct Regex(Arc<Inner>);
+
+struct Inner {
     source: String,
-    compiled: regex::Regex,
+    translated: String,
+    /// The capture groups' names by their number, the whole match first; empty for groups without one.
+    groups: Vec<String>,
+    shape: Shape,
+    /// Compiled when it is first needed if the shape alone decides what matches, otherwise at once.
+    compiled: OnceLock<Option<regex::Regex>>,
 }
 
 impl Regex {
@@ -22,35 +39,73 @@ impl Regex {
         if pattern.len() > MAX_PATTERN_BYTES {
             return Err(fail(format!("it is longer than {MAX_PATTERN_BYTES} bytes")));
         }
-        let compiled = regex::RegexBuilder::new(&format!("^(?s:{pattern})$"))
-            .size_limit(MAX_COMPILED_BYTES)
-            .build()
-            .map_err(|e| fail(e.to_string()))?;
-        Ok(Self { source: pattern.to_owned(), compiled })
+        let translation = translate::translate(pattern).map_err(fail)?;
+        let translated = format!("^(?s:{})$", translation.pattern);
+        let shape = literal::shape(pattern);
+        let compiled = OnceLock::new();
+        if matches!(shape, Shape::Other) {
+            let regex = compile(&translated, MAX_COMPILED_BYTES).map_err(fail)?;
+            compiled.get_or_init(|| Some(regex));
+        }
+        let (source, groups) = (pattern.to_owned(), translation.groups);
+        Ok(Self(Arc::new(Inner { source, translated, groups, shape, compiled })))
     }
 
     /// Whether the whole text matches.
     pub fn is_match(&self, text: &str) -> bool {
-        self.compiled.is_match(text)
+        match self.0.shape.is_match(text) {
+            Some(decided) => decided,
+            None => self.compiled().is_some_and(|regex| regex.is_match(text)),
+        }
     }
 
     /// If the whole text matches, the template with `$1`, `${1}`, `$name` and `$$` filled in, as Go's `Regexp.Expand`.
     pub fn expand(&self, text: &str, template: &str) -> Option<String> {
-        let captures = self.compiled.captures(text)?;
-        let mut out = String::new();
-        captures.expand(template, &mut out);
-        Some(out)
+        let captures = self.compiled()?.captures(text)?;
+        Some(template::expand(template, &self.0.groups, &captures))
+    }
+
+    /// Every text that matches, sorted, if the pattern is nothing but literals and alternatives of them.
+    pub fn literals(&self) -> Option<&[String]> {
+        match &self.0.shape {
+            Shape::Literals(texts) => Some(texts),
+            _ => None,
+        }
+    }
+
+    /// What every matching text begins with; may be empty.
+    pub fn prefix(&self) -> &str {
+        match &self.0.shape {
+            Shape::Around { prefix, .. } => prefix,
+            _ => "",
+        }
     }
 
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
-        &self.source
+        &self.0.source
     }
+
+    fn compiled(&self) -> Option<&regex::Regex> {
+        self.0.compiled.get_or_init(|| compile(&self.0.translated, MAX_LITERAL_BYTES).ok()).as_ref()
+    }
+}
+
+/// Compiles translated syntax; the error is the compiler's last line.
+fn compile(pattern: &str, size: usize) -> Result<regex::Regex, String> {
+    regex::RegexBuilder::new(pattern).size_limit(size).build().map_err(|e| match e {
+        regex::Error::CompiledTooBig(_) => "it is too big when compiled".to_owned(),
+        other => {
+            let text = other.to_string();
+            let last = text.lines().last().unwrap_or(&text).trim();
+            last.strip_prefix("error: ").unwrap_or(last).to_owned()
+        }
+    })
 }
 
 impl fmt::Debug for Regex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.source, f)
+        fmt::Debug::fmt(&self.0.source, f)
     }
 }
 
@@ -63,3 +118,6 @@ pub struct RegexError {
     /// What the compiler says of it.
     pub why: String,
 }
+
+#[cfg(test)]
+mod tests;
