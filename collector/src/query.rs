@@ -7,16 +7,27 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
+use tributary_model::quote::quote;
 use tributary_model::sample::{Sample, Timestamp};
-use tributary_model::selector::Selector;
 use tributary_model::series::Metadata;
-use tributary_promql::ast::Expr;
+use tributary_promql::ast::{Expr, TimeShift};
+use tributary_promql::error::ParseError;
+use tributary_promql::feature::{self, Features};
 
 /// Longest query, in bytes. A longer one is refused unread.
 pub const MAX_QUERY_BYTES: usize = 128 << 10;
 
 /// Rule evaluations at once. They have their own permits, so that no number of dashboards can starve a rule.
 pub const MAX_RULE_EVALUATIONS: usize = 4;
+
+/// Syntax beyond the stable language that is enabled: none, as in a Prometheus without flags.
+const FEATURES: Features = Features {
+    experimental_functions: false,
+    duration_expressions: false,
+    extended_selectors: false,
+    fill_modifiers: false,
+    delayed_name_removal: false,
+};
 
 /// Bounds that the configuration sets.
 #[derive(Debug, Clone)]
@@ -405,15 +416,50 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Reads the selector of a `match[]` parameter.
-pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, QueryError> {
-    let selector: Selector = text.parse().map_err(|e| QueryError::Parse(format!("{e}")))?;
-    Ok(selector.matchers().to_vec())
+/// Reads an expression and refuses syntax that is not enabled.
+fn parse(text: &str) -> Result<Expr, QueryError> {
+    let fail = |e: ParseError| QueryError::Parse(e.to_string());
+    let expression = tributary_promql::parse(text).map_err(fail)?;
+    feature::check(text, &expression, FEATURES).map_err(fail)?;
+    Ok(expression)
 }
 
 /// The expression as the exact printer writes it.
 pub fn format(text: &str) -> Result<String, QueryError> {
-    Ok(text.to_owned())
+    Ok(parse(text)?.to_string())
+}
+
+/// Reads the selector of a `match[]` parameter.
+pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, SelectorError> {
+    let expression = match tributary_promql::parse(text) {
+        Ok(expression) => expression,
+        Err(e) if e.message.contains("at least one non-empty matcher") => {
+            return Err(SelectorError::Everything);
+        }
+        Err(e) => return Err(SelectorError::Syntax(e.to_string())),
+    };
+    match expression {
+        Expr::Vector(selector)
+            if selector.time == TimeShift::default() && selector.extend.is_none() =>
+        {
+            Ok(selector.matchers)
+        }
+        _ => Err(SelectorError::NotASelector(text.to_owned())),
+    }
+}
+
+/// Why a text does not select series.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorError {
+    /// It is not PromQL; has the place.
+    #[error("{0}")]
+    Syntax(String),
+    /// It is PromQL, but more than a selector.
+    #[error("1:1: parse error: {} is not a series selector", quote(.0))]
+    NotASelector(String),
+    /// Every series satisfies it.
+    #[error("match[] must contain at least one non-empty matcher")]
+    Everything,
 }
 
 #[cfg(test)]

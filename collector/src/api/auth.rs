@@ -100,7 +100,8 @@ impl Guard {
         if access.users.is_empty() {
             return Verdict::Welcome;
         }
-        let Some((user, password)) = headers.get(header::AUTHORIZATION).and_then(credentials) else {
+        let Some((user, password)) = headers.get(header::AUTHORIZATION).and_then(credentials)
+        else {
             return Verdict::Unauthorized;
         };
         let known = access.users.get(&user);
@@ -114,7 +115,8 @@ impl Guard {
         if !lock(&self.failures).may_try(from, Instant::now()) {
             return Verdict::TooMany;
         }
-        let (Ok(_waiting), false) = (self.waiting.try_acquire(), password.len() > MAX_PASSWORD_BYTES)
+        let (Ok(_waiting), false) =
+            (self.waiting.try_acquire(), password.len() > MAX_PASSWORD_BYTES)
         else {
             return Verdict::TooMany;
         };
@@ -271,7 +273,9 @@ mod tests {
             assert_eq!(guard.check(&headers, ADDRESS).await, verdict, "{headers:?}");
         }
         assert_eq!(lock(&guard.remembered).len(), 1);
-        guard.replace(Access::new(BTreeMap::from([("carol".into(), String::new())]), vec![]).unwrap());
+        guard.replace(
+            Access::new(BTreeMap::from([("carol".into(), String::new())]), vec![]).unwrap(),
+        );
         assert_eq!(guard.check(&basic(GOOD), ADDRESS).await, Verdict::Unauthorized);
     }
 
@@ -292,7 +296,8 @@ mod tests {
 
     #[test]
     fn base64_is_standard() {
-        for (text, bytes) in [("", &b""[..]), ("YQ==", b"a"), ("YWI", b"ab"), ("+/8=", b"\xfb\xff")] {
+        for (text, bytes) in [("", &b""[..]), ("YQ==", b"a"), ("YWI", b"ab"), ("+/8=", b"\xfb\xff")]
+        {
             assert_eq!(base64(text).unwrap(), bytes);
         }
         assert_eq!(base64("a b"), None);

@@ -1,10 +1,12 @@
 //! The Prometheus HTTP API.
 
 pub mod auth;
+pub mod client;
 pub mod command;
 pub mod cors;
 pub mod envelope;
 pub mod federate;
+pub mod http_client;
 pub mod json;
 pub mod params;
 pub mod query;

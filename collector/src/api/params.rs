@@ -12,7 +12,7 @@ use tributary_model::number;
 use tributary_model::sample::Timestamp;
 
 use super::envelope::{ApiError, plain};
-use crate::query::parse_selector;
+use crate::query::{SelectorError, parse_selector};
 
 /// Prometheus' earliest time, as its own clients write it.
 const MIN_TIME: &str = "-292273086-05-16T16:47:06Z";
@@ -106,14 +106,10 @@ impl Params {
             return Err(ApiError::bad(format!("more than {MAX_SELECTORS} match[] parameters")));
         }
         let selectors = texts.into_iter().map(|text| {
-            let matchers = parse_selector(text).map_err(|why| ApiError::bad(why.to_string()))?;
-            if matchers.iter().all(Matcher::matches_empty) {
-                return Err(ApiError::parameter(
-                    "match[]",
-                    "match[] must contain at least one non-empty matcher",
-                ));
-            }
-            Ok(matchers)
+            parse_selector(text).map_err(|why| match why {
+                SelectorError::Everything => ApiError::parameter("match[]", why),
+                other => ApiError::bad(other.to_string()),
+            })
         });
         selectors.collect()
     }

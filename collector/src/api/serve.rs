@@ -128,7 +128,9 @@ impl Port {
             None => talk(tcp, peer, router, stop).await,
             Some(tls) => match tls.accept(tcp).await {
                 Ok(stream) => talk(stream, peer, router, stop).await,
-                Err(error) => tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed"),
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed")
+                }
             },
         }
     }

@@ -229,6 +229,7 @@ pub enum TargetHealth {
 #[derive(Debug, Clone, Serialize)]
 pub struct Cluster {
     /// Its name, from its agents' certificates.
+    #[serde(rename = "cluster")]
     pub name: String,
     /// Live series.
     pub series: usize,

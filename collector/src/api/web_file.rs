@@ -104,11 +104,15 @@ impl Door<'_> {
                 return Err(self.fail(user, "a user name cannot contain ':'".to_owned(), None));
             }
             if hash.parse::<HashParts>().is_err() {
-                let what = format!("the password of user \"{}\" is not a bcrypt hash", user.escape_debug());
+                let what = format!(
+                    "the password of user \"{}\" is not a bcrypt hash",
+                    user.escape_debug()
+                );
                 return Err(self.fail(user, what, Some("make one with: htpasswd -nBC 10 \"\"")));
             }
         }
-        let headers = raw.http_server_config.headers.iter().map(|(name, value)| self.header(name, value));
+        let headers =
+            raw.http_server_config.headers.iter().map(|(name, value)| self.header(name, value));
         Ok(WebFile {
             tls: raw.tls_server_config.as_ref().map(|tls| self.tls(tls)).transpose()?,
             headers: headers.collect::<Result<_, _>>()?,
@@ -123,7 +127,8 @@ impl Door<'_> {
             }
         }
         if !matches!(raw.min_version.as_str(), "" | "TLS10" | "TLS11" | "TLS12") {
-            let what = format!("min_version \"{}\" is not supported", raw.min_version.escape_debug());
+            let what =
+                format!("min_version \"{}\" is not supported", raw.min_version.escape_debug());
             let help = "leave it out: TLS 1.2 and 1.3 are spoken, nothing older";
             return Err(self.fail("min_version", what, Some(help)));
         }
@@ -132,15 +137,21 @@ impl Door<'_> {
             "" | "NoClientCert" if !has_ca => None,
             "RequireAndVerifyClientCert" if has_ca => Some(self.folder.join(&raw.client_ca_file)),
             "RequireAndVerifyClientCert" => {
-                return Err(self.fail("client_auth_type", "client_ca_file is missing".to_owned(), None));
+                return Err(self.fail(
+                    "client_auth_type",
+                    "client_ca_file is missing".to_owned(),
+                    None,
+                ));
             }
             "" | "NoClientCert" => {
-                let what = "client_ca_file is given, but client_auth_type does not ask for certificates";
+                let what =
+                    "client_ca_file is given, but client_auth_type does not ask for certificates";
                 let help = "add client_auth_type: RequireAndVerifyClientCert";
                 return Err(self.fail("client_ca_file", what.to_owned(), Some(help)));
             }
             other => {
-                let what = format!("client_auth_type \"{}\" is not supported", other.escape_debug());
+                let what =
+                    format!("client_auth_type \"{}\" is not supported", other.escape_debug());
                 let help = "use NoClientCert or RequireAndVerifyClientCert";
                 return Err(self.fail("client_auth_type", what, Some(help)));
             }
@@ -152,13 +163,20 @@ impl Door<'_> {
         })
     }
 
-    fn header(&self, name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Box<Diagnostic>> {
+    fn header(
+        &self,
+        name: &str,
+        value: &str,
+    ) -> Result<(HeaderName, HeaderValue), Box<Diagnostic>> {
         let known = HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
         let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
         match parsed.filter(|_| known) {
             Some(header) => Ok(header),
             None => {
-                let what = format!("the header \"{}\" cannot be set, or not to this value", name.escape_debug());
+                let what = format!(
+                    "the header \"{}\" cannot be set, or not to this value",
+                    name.escape_debug()
+                );
                 Err(self.fail(name, what, Some(&format!("one of {}", HEADERS.join(", ")))))
             }
         }
@@ -166,14 +184,20 @@ impl Door<'_> {
 
     /// The fault stands at the first line that begins with `key`.
     fn fail(&self, key: &str, what: String, help: Option<&str>) -> Box<Diagnostic> {
-        let line = self.text.lines().position(|line| {
-            line.trim_start_matches([' ', '"', '\'', '-', '{']).starts_with(key)
-        });
+        let line = self
+            .text
+            .lines()
+            .position(|line| line.trim_start_matches([' ', '"', '\'', '-', '{']).starts_with(key));
         let place = line.map(|line| {
             let source = self.text.lines().nth(line).unwrap_or("");
             let before = source.find(key).and_then(|at| source.get(..at)).unwrap_or("");
             // The hash of a password does not belong into a message.
-            let mut place = Place::at_line(self.text, line + 1, before.chars().count() + 1, key.chars().count());
+            let mut place = Place::at_line(
+                self.text,
+                line + 1,
+                before.chars().count() + 1,
+                key.chars().count(),
+            );
             place.source = format!("{before}{key}: …");
             place
         });
@@ -191,9 +215,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("web.yml");
         fs::write(&path, text).unwrap();
-        WebFile::load(&path).map_err(|e| {
-            e.to_string().replace(&*path.to_string_lossy(), "web.yml")
-        })
+        WebFile::load(&path).map_err(|e| e.to_string().replace(&*path.to_string_lossy(), "web.yml"))
     }
 
     #[test]
@@ -229,12 +251,17 @@ mod tests {
                 "tls_server_config:\n  cert_file: a\n  key_file: b\n  client_ca_file: c\n",
                 "client_ca_file is given, but client_auth_type does not ask for certificates\n  --> web.yml:4:3",
             ),
-            ("http_server_config:\n  headers:\n    X-Odd: 1\n", "the header \"X-Odd\" cannot be set"),
+            (
+                "http_server_config:\n  headers:\n    X-Odd: 1\n",
+                "the header \"X-Odd\" cannot be set",
+            ),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
             assert!(!error.contains("hunter2"));
         }
-        assert!(WebFile::load(Path::new("/nowhere")).unwrap_err().to_string().contains("cannot read"));
+        assert!(
+            WebFile::load(Path::new("/nowhere")).unwrap_err().to_string().contains("cannot read")
+        );
     }
 }
