@@ -1,0 +1,58 @@
+//! `count_values`: how many series have each value.
+
+use std::collections::HashMap;
+
+use tributary_model::label::Labels;
+use tributary_model::number::format_plain;
+
+use super::Evaluator;
+use super::aggregate::grouping_labels;
+use super::grid::Grid;
+use super::labels::text;
+use super::series::{Points, Series};
+use crate::ast::Aggregate;
+use crate::value::EvalError;
+
+impl Evaluator<'_> {
+    pub(super) fn count_values(
+        &mut self,
+        aggregate: &Aggregate,
+        grid: Grid,
+    ) -> Result<Vec<Series>, EvalError> {
+        let label = aggregate.param.as_ref().map_or("", text);
+        if label.is_empty() {
+            return Err(EvalError::LabelName("\"\"".to_owned()));
+        }
+        let series = self.vector(&aggregate.expr, grid)?;
+        let mut places: HashMap<Labels, usize> = HashMap::new();
+        let mut out: Vec<Series> = Vec::new();
+        for series in &series {
+            self.check()?;
+            let common = grouping_labels(&series.labels, aggregate);
+            // The values of one series are few: look labels up once per value.
+            let mut by_value: HashMap<u64, usize> = HashMap::new();
+            for (step, value) in series.points.iter() {
+                let place = match by_value.get(&value.to_bits()) {
+                    Some(place) => *place,
+                    None => {
+                        let labels = common.with(label, &format_plain(value));
+                        let next = out.len();
+                        let place = *places.entry(labels.clone()).or_insert(next);
+                        if place == next {
+                            self.hold(grid.count)?;
+                            let points = Points::empty_slots(grid.count);
+                            out.push(Series { labels, drop_name: false, points });
+                        }
+                        by_value.insert(value.to_bits(), place);
+                        place
+                    }
+                };
+                let slots = out.get_mut(place).map(|series| series.points.slots());
+                if let Some(count) = slots.and_then(|slots| slots.get_mut(step)) {
+                    *count = if count.is_nan() { 1.0 } else { *count + 1.0 };
+                }
+            }
+        }
+        self.unite(out, grid)
+    }
+}

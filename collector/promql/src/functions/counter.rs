@@ -1,0 +1,138 @@
+//! How much a series rose or fell in a window: `rate` and its relatives, resets and changes.
+
+use super::Window;
+use super::number::seconds;
+
+/// A gap of up to this many average distances at an edge is taken for regular spacing.
+const EDGE_TOLERANCE: f64 = 1.1;
+
+/// `rate`: per-second rise of a counter.
+pub(crate) fn rate(window: &mut Window<'_>) -> Option<f64> {
+    extrapolated(window, true, true)
+}
+
+/// `increase`: rise of a counter.
+pub(crate) fn increase(window: &mut Window<'_>) -> Option<f64> {
+    extrapolated(window, true, false)
+}
+
+/// `delta`: difference of a gauge.
+pub(crate) fn delta(window: &mut Window<'_>) -> Option<f64> {
+    extrapolated(window, false, false)
+}
+
+/// The difference between the last and the first sample, stretched to the edges of the window as far as samples can be
+/// expected there. A counter's falls are resets, and it is not stretched below zero.
+fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<f64> {
+    let [first, .., last] = window.samples else { return None };
+    let mut difference = last.value - first.value;
+    if counter {
+        difference += reset_correction(window);
+    }
+    let (first_at, last_at) = (first.at.as_millis(), last.at.as_millis());
+    let sampled = seconds(last_at - first_at);
+    let distance = sampled / (window.samples.len() - 1) as f64;
+    let threshold = distance * EDGE_TOLERANCE;
+
+    let mut to_start = seconds(first_at - window.start);
+    if to_start >= threshold {
+        to_start = distance / 2.0;
+    }
+    if counter && difference > 0.0 && first.value >= 0.0 {
+        let to_zero = sampled * (first.value / difference);
+        if to_zero < to_start {
+            to_start = to_zero;
+        }
+    }
+    let mut to_end = seconds(window.end - last_at);
+    if to_end >= threshold {
+        to_end = distance / 2.0;
+    }
+    let mut factor = (sampled + to_start + to_end) / sampled;
+    if per_second {
+        factor /= window.range_seconds();
+    }
+    Some(difference * factor)
+}
+
+/// What falls have taken from a counter: the value before each.
+fn reset_correction(window: &Window<'_>) -> f64 {
+    let mut correction = 0.0;
+    let mut previous = f64::NEG_INFINITY;
+    for value in window.values() {
+        if value < previous {
+            correction += previous;
+        }
+        previous = value;
+    }
+    correction
+}
+
+/// `irate`: per-second rise between the last two samples; after a reset, the last value.
+pub(crate) fn irate(window: &mut Window<'_>) -> Option<f64> {
+    let [.., before, last] = window.samples else { return None };
+    let elapsed = last.at.as_millis() - before.at.as_millis();
+    if elapsed == 0 {
+        return None;
+    }
+    let rise = if last.value < before.value { last.value } else { last.value - before.value };
+    Some(rise / seconds(elapsed))
+}
+
+/// `idelta`: difference between the last two samples.
+pub(crate) fn idelta(window: &mut Window<'_>) -> Option<f64> {
+    let [.., before, last] = window.samples else { return None };
+    (last.at != before.at).then_some(last.value - before.value)
+}
+
+/// `resets`: how often the value fell.
+pub(crate) fn resets(window: &mut Window<'_>) -> Option<f64> {
+    Some(count_pairs(window, |before, after| after < before))
+}
+
+/// `changes`: how often the value changed; NaN equals NaN.
+pub(crate) fn changes(window: &mut Window<'_>) -> Option<f64> {
+    Some(count_pairs(window, |before, after| {
+        before != after && !(before.is_nan() && after.is_nan())
+    }))
+}
+
+fn count_pairs(window: &Window<'_>, differ: impl Fn(f64, f64) -> bool) -> f64 {
+    let pairs = window.samples.iter().zip(window.samples.iter().skip(1));
+    pairs.filter(|(before, after)| differ(before.value, after.value)).count() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::window::run;
+    use super::*;
+
+    #[test]
+    fn rise_is_stretched_to_near_edges_only() {
+        let regular = [(10, 10.0), (20, 20.0), (30, 30.0)];
+        assert_eq!(run(increase, &regular, 40, [0.0; 2]), Some(40.0));
+        assert_eq!(run(rate, &regular, 40, [0.0; 2]), Some(1.0));
+        // The end is far away: half a distance is added there.
+        assert_eq!(run(increase, &regular, 100, [0.0; 2]), Some(35.0));
+        // Zero would have been 5 s before the first sample.
+        assert_eq!(run(increase, &[(10, 5.0), (20, 15.0)], 20, [0.0; 2]), Some(15.0));
+        assert_eq!(run(delta, &[(10, 5.0), (20, 15.0)], 20, [0.0; 2]), Some(20.0));
+        assert_eq!(run(rate, &[(10, 1.0)], 20, [0.0; 2]), None);
+    }
+
+    #[test]
+    fn falls_of_a_counter_are_resets() {
+        let reset = [(10, 4.0), (20, 1.0), (30, 3.0)];
+        assert_eq!(run(resets, &reset, 30, [0.0; 2]), Some(1.0));
+        assert_eq!(run(irate, &reset[..2], 30, [0.0; 2]), Some(0.1));
+        assert_eq!(run(idelta, &reset[..2], 30, [0.0; 2]), Some(-3.0));
+        let rise = run(increase, &reset, 30, [0.0; 2]).unwrap();
+        assert_eq!(rise, 3.0 * 30.0 / 20.0);
+    }
+
+    #[test]
+    fn nan_does_not_change() {
+        let samples = [(1, f64::NAN), (2, f64::NAN), (3, 1.0), (4, 1.0)];
+        assert_eq!(run(changes, &samples, 5, [0.0; 2]), Some(1.0));
+    }
+}

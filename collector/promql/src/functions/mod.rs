@@ -1,0 +1,14 @@
+//! What the functions compute, on numbers and windows of samples; which series they get is the evaluator's concern.
+
+pub(crate) mod bucket;
+pub(crate) mod counter;
+pub(crate) mod date;
+pub(crate) mod elementwise;
+pub(crate) mod extended;
+pub(crate) mod natural;
+pub(crate) mod number;
+pub(crate) mod over_time;
+pub(crate) mod trend;
+pub(crate) mod window;
+
+pub(crate) use window::{Window, WindowFunction};
