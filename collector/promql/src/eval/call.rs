@@ -7,7 +7,7 @@ use super::Evaluator;
 use super::grid::Grid;
 use super::selector::Take;
 use super::series::{Data, Points, Series};
-use crate::ast::{Call, Expr, MatrixSelector};
+use crate::ast::{Call, Expr};
 use crate::functions::elementwise::{self, clamp, round};
 use crate::functions::number;
 use crate::signature::Function;
@@ -212,9 +212,8 @@ pub(super) fn absent(present: &[Series], arg: &Expr, grid: Grid) -> Vec<Series> 
 /// The labels that a selector fixes with a single `=` matcher each.
 fn labels_asked_for(arg: &Expr) -> Labels {
     let matchers = match arg {
-        Expr::Vector(selector) | Expr::Matrix(MatrixSelector { selector, .. }) => {
-            &selector.matchers
-        }
+        Expr::Vector(selector) => &selector.matchers,
+        Expr::Matrix(matrix) => &matrix.selector.matchers,
         _ => return Labels::empty(),
     };
     let fixed = matchers.iter().filter(|matcher| {

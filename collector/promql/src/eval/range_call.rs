@@ -7,7 +7,7 @@ use super::duration;
 use super::grid::{Grid, Reference};
 use super::labels::{check_unique, without_identity};
 use super::series::{Points, Series};
-use crate::ast::{Call, Expr, Extend, MatrixSelector};
+use crate::ast::{Call, Expr, Extend};
 use crate::functions::{Window, WindowFunction, counter, extended, number, over_time, trend};
 use crate::signature::Function;
 use crate::source;
@@ -82,7 +82,7 @@ impl Evaluator<'_> {
             return Err(EvalError::Unsupported("a call without a range vector"));
         };
         let function = match arg {
-            Expr::Matrix(MatrixSelector { selector, .. }) => match selector.extend {
+            Expr::Matrix(matrix) => match matrix.selector.extend {
                 Some(extend) => extended_function(call.function, extend)?,
                 None => plain,
             },
