@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tributary_model::sample::Timestamp;
 use tributary_model::series::{Metadata, MetricType};
+use tributary_proto::limits::MAX_METADATA_TEXT_BYTES;
 
 /// Most metrics whose metadata is remembered; that of further ones is dropped and counted.
 pub(crate) const MAX_METRICS: usize = 20_000;
@@ -35,6 +36,11 @@ impl Catalogue {
         let (mut retyped, mut dropped) = (false, 0);
         for metadata in metadata {
             let full = self.known.len() >= MAX_METRICS;
+            let texts = [&metadata.metric, &metadata.help, &metadata.unit];
+            if texts.iter().any(|text| text.len() > MAX_METADATA_TEXT_BYTES) {
+                dropped += 1;
+                continue;
+            }
             match self.known.get_mut(&metadata.metric) {
                 Some(known) if known.metadata == metadata => {}
                 Some(known) => {

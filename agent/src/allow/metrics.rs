@@ -45,6 +45,8 @@ pub(crate) enum Dropped {
     budget,
     /// It is not newer than what the merge already has of its series.
     repeated,
+    /// Its labels are more, or longer, than a frame may carry.
+    oversized,
     /// Too many series are behind merged ones.
     members,
     /// Its timestamp is before 1970 or after 9999.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::sample::{Sample, Timestamp, is_stale};
 use tributary_model::series::Metadata;
+use tributary_proto::limits::Limits;
 
 use digest::{Digest, Key};
 use merge::{Merges, Pushed, SILENCE};
@@ -60,6 +61,7 @@ pub(crate) struct Allowlist {
     uses: Vec<Use>,
     screen: Screen,
     metrics: AllowMetrics,
+    limits: Limits,
     key: Key,
     cache: HashMap<usize, Cached>,
     outputs: Outputs,
@@ -96,6 +98,8 @@ enum Decision {
     Taken {
         rule: usize,
     },
+    /// What is left of its labels is more than a frame may carry.
+    Oversized,
     /// No further member can be remembered.
     Crowded,
     Direct {
@@ -143,7 +147,7 @@ struct Tally {
     kept: u64,
     stripped: u64,
     merged: u64,
-    dropped: [(Option<Dropped>, u64); 6],
+    dropped: [(Option<Dropped>, u64); 7],
 }
 
 impl Allowlist {
@@ -155,6 +159,7 @@ impl Allowlist {
             screen: Screen::new(rules.clone(), metrics.clone()),
             rules,
             metrics,
+            limits: Limits::default(),
             key: Key::random(),
             cache: HashMap::new(),
             outputs: Outputs::default(),
@@ -300,6 +305,9 @@ impl Allowlist {
         let Some(rule) = rules.decide(labels) else { return Decision::Unlisted };
         let Some(found) = rules.rule(rule) else { return Decision::Unlisted };
         let left = found.strip(labels);
+        if !self.limits.allow(&left) {
+            return Decision::Oversized;
+        }
         let stripped = left.len() < labels.len();
         let source = self.key.labels(labels);
         let output = match self.outputs.find(&left) {
@@ -371,6 +379,7 @@ impl Allowlist {
             Decision::Unlisted => tally.drop(Dropped::not_listed),
             Decision::Full { .. } => tally.drop(Dropped::budget),
             Decision::Taken { .. } => tally.drop(Dropped::collision),
+            Decision::Oversized => tally.drop(Dropped::oversized),
             Decision::Crowded => tally.drop(Dropped::members),
             Decision::Merged { group, member, output } => {
                 if let Some(output) = self.outputs.at(output) {

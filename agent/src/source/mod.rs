@@ -1,34 +1,42 @@
 //! Sources: where samples enter the agent, and the one shape they enter in.
 
-pub mod federate;
-pub mod remote_write;
-pub mod scrape;
+mod decode;
+pub(crate) mod federate;
+mod intern;
+mod metrics;
+pub(crate) mod remote_write;
+pub(crate) mod scrape;
 
 use tokio::sync::{mpsc, oneshot};
 use tributary_model::label::Labels;
 use tributary_model::sample::Sample;
 use tributary_model::series::Metadata;
+use tributary_proto::frame::Gap;
+
+pub(crate) use metrics::SourceMetrics;
 
 /// Arrivals that may wait for the pipeline. Full: remote write answers 503, scrapes wait.
-pub const QUEUE_ARRIVALS: usize = 64;
+pub(crate) const QUEUE_ARRIVALS: usize = 64;
 
 /// Where sources put what they received.
-pub type Sender = mpsc::Sender<Arrival>;
+pub(crate) type Sender = mpsc::Sender<Arrival>;
 
 /// What one request, scrape or poll brought.
 #[derive(Debug, Default)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// Samples with the labels the source gave them, before the allowlist.
-    pub samples: Vec<(Labels, Sample)>,
+    pub(crate) samples: Vec<(Labels, Sample)>,
     /// Types, helps and units that came along.
-    pub metadata: Vec<Metadata>,
+    pub(crate) metadata: Vec<Metadata>,
+    /// Intervals that the source knows to be missing.
+    pub(crate) gaps: Vec<Gap>,
     /// Told once everything listed in here is on the spool's disk, or why it never will be.
-    pub done: Option<oneshot::Sender<Result<(), Refusal>>>,
+    pub(crate) done: Option<oneshot::Sender<Result<(), Refusal>>>,
 }
 
 /// Why the pipeline did not take an arrival. The sender still has the samples and may try again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Too much is waiting already.
     #[error("the agent is overloaded: {0}")]
     Overloaded(String),

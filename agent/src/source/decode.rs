@@ -1,0 +1,407 @@
+//! Reads remote-write 1.0 messages where they lie: the bytes of a series' labels are looked up, not decoded again.
+
+use tributary_model::label::{Label, Labels, METRIC_NAME};
+use tributary_model::sample::Sample;
+use tributary_model::series::{Metadata, MetricType};
+
+use super::intern::{Cache, Series, Texts};
+use crate::allow::rules::Rules;
+
+/// Most labels of a series as it arrives; with more it is not taken.
+pub(crate) const MAX_LABELS: usize = 256;
+/// Longest label name as it arrives.
+pub(crate) const MAX_NAME_BYTES: usize = 1 << 10;
+/// Most bytes of all labels of a series as it arrives.
+pub(crate) const MAX_SERIES_BYTES: usize = 64 << 10;
+
+/// What a message holds.
+#[derive(Debug, Default)]
+pub(crate) struct Decoded {
+    /// Samples of listed series.
+    pub(crate) samples: Vec<(Labels, Sample)>,
+    /// Types, helps, units.
+    pub(crate) metadata: Vec<Metadata>,
+    /// Samples of series that no rule lists.
+    pub(crate) unlisted: u64,
+    /// Samples of series with labels that are not valid, and the first reason.
+    pub(crate) invalid: u64,
+    pub(crate) reason: Option<&'static str>,
+    /// Samples of native histograms.
+    pub(crate) histograms: u64,
+    /// Exemplars.
+    pub(crate) exemplars: u64,
+    /// Metadata entries that are not valid.
+    pub(crate) invalid_metadata: u64,
+}
+
+/// The bytes are not a remote-write message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not a remote-write 1.0 message: {0}")]
+pub(crate) struct Malformed(&'static str);
+
+/// What decoding remembers from message to message.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) cache: Cache,
+    texts: Texts,
+    scratch: Vec<u8>,
+}
+
+impl Memory {
+    /// A memory that knows nothing.
+    pub(crate) fn new() -> Self {
+        Self { cache: Cache::new(), texts: Texts::default(), scratch: Vec::new() }
+    }
+
+    /// Reads a message. Series are held against `rules`.
+    pub(crate) fn decode(&mut self, body: &[u8], rules: &Rules) -> Result<Decoded, Malformed> {
+        let mut decoded = Decoded::default();
+        let mut rest = body;
+        while let Some(field) = field(&mut rest)? {
+            match field {
+                (1, Value::Bytes(series)) => self.series(series, rules, &mut decoded)?,
+                (3, Value::Bytes(entry)) => match metadata(entry)? {
+                    Some(metadata) => decoded.metadata.push(metadata),
+                    None => decoded.invalid_metadata += 1,
+                },
+                _ => {}
+            }
+        }
+        Ok(decoded)
+    }
+
+    fn series(
+        &mut self,
+        message: &[u8],
+        rules: &Rules,
+        decoded: &mut Decoded,
+    ) -> Result<(), Malformed> {
+        // Where all label fields are, with their tags, if they are in one piece, as every sender writes them.
+        let mut place = 0..0;
+        let mut scattered = false;
+        let mut samples = 0u64;
+        let mut rest = message;
+        loop {
+            let start = message.len() - rest.len();
+            let Some(field) = field(&mut rest)? else { break };
+            match field {
+                (1, Value::Bytes(_)) => {
+                    scattered |= !place.is_empty() && place.end != start;
+                    place.start = if place.is_empty() { start } else { place.start };
+                    place.end = message.len() - rest.len();
+                }
+                (2, Value::Bytes(_)) => samples += 1,
+                (3, _) => decoded.exemplars += 1,
+                (4, _) => decoded.histograms += 1,
+                _ => {}
+            }
+        }
+        let raw = if scattered {
+            gather(message, &mut self.scratch)?;
+            &self.scratch
+        } else {
+            message.get(place).unwrap_or(message)
+        };
+        let texts = &mut self.texts;
+        let series = self.cache.look(raw, || match labels(raw, texts) {
+            Err(reason) => Series::Invalid(reason),
+            Ok(labels) if rules.decide(&labels).is_some() => Series::Listed(labels),
+            Ok(_) => Series::Unlisted,
+        });
+        match series {
+            Series::Unlisted => decoded.unlisted += samples,
+            Series::Invalid(reason) => {
+                decoded.invalid += samples;
+                decoded.reason.get_or_insert(reason);
+            }
+            Series::Listed(labels) => {
+                let mut rest = message;
+                while let Some(field) = field(&mut rest)? {
+                    if let (2, Value::Bytes(bytes)) = field {
+                        decoded.samples.push((labels.clone(), sample(bytes)?));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies the label fields of a series together.
+fn gather(message: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+    out.clear();
+    let mut rest = message;
+    loop {
+        let before = rest;
+        match field(&mut rest)? {
+            None => return Ok(()),
+            Some((1, Value::Bytes(_))) => {
+                out.extend_from_slice(before.get(..before.len() - rest.len()).unwrap_or(before));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Reads and checks label fields.
+fn labels(raw: &[u8], texts: &mut Texts) -> Result<Labels, &'static str> {
+    const MALFORMED: &str = "a label is not readable";
+    if raw.len() > MAX_SERIES_BYTES {
+        return Err("the labels of a series are too long");
+    }
+    let mut labels: Vec<Label> = Vec::new();
+    let mut rest = raw;
+    while let Some((_, Value::Bytes(pair))) = field(&mut rest).map_err(|_| MALFORMED)? {
+        if labels.len() >= MAX_LABELS {
+            return Err("a series has too many labels");
+        }
+        let (mut name, mut value): (&[u8], &[u8]) = (&[], &[]);
+        let mut fields = pair;
+        while let Some(field) = field(&mut fields).map_err(|_| MALFORMED)? {
+            match field {
+                (1, Value::Bytes(bytes)) => name = bytes,
+                (2, Value::Bytes(bytes)) => value = bytes,
+                _ => {}
+            }
+        }
+        if name.is_empty() {
+            return Err("a label has an empty name");
+        }
+        if name.len() > MAX_NAME_BYTES {
+            return Err("a label name is too long");
+        }
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "a label is not UTF-8");
+        let (name, value) = (text(name)?, text(value)?);
+        labels.push(Label { name: texts.share(name), value: texts.share(value) });
+    }
+    let labels = Labels::from_pairs(labels.into_iter().map(|label| (label.name, label.value)))
+        .map_err(|_| "a label name is given twice")?;
+    if labels.get(METRIC_NAME).is_none() {
+        return Err("a series has no metric name");
+    }
+    Ok(labels)
+}
+
+fn sample(bytes: &[u8]) -> Result<Sample, Malformed> {
+    let (mut value, mut millis) = (0.0, 0);
+    let mut rest = bytes;
+    while let Some(field) = field(&mut rest)? {
+        match field {
+            (1, Value::Fixed64(bits)) => value = f64::from_bits(bits),
+            (2, Value::Varint(n)) => millis = n.cast_signed(),
+            _ => {}
+        }
+    }
+    Ok(Sample::new(millis, value))
+}
+
+/// An entry without a name, or with a text that is not UTF-8, is none.
+fn metadata(bytes: &[u8]) -> Result<Option<Metadata>, Malformed> {
+    let mut metadata = Metadata::default();
+    let mut valid = true;
+    let mut text = |to: &mut String, bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => text.clone_into(to),
+        Err(_) => valid = false,
+    };
+    let mut rest = bytes;
+    while let Some(field) = field(&mut rest)? {
+        match field {
+            (1, Value::Varint(n)) => metadata.kind = kind(n),
+            (2, Value::Bytes(bytes)) => text(&mut metadata.metric, bytes),
+            (4, Value::Bytes(bytes)) => text(&mut metadata.help, bytes),
+            (5, Value::Bytes(bytes)) => text(&mut metadata.unit, bytes),
+            _ => {}
+        }
+    }
+    Ok(Some(metadata).filter(|metadata| valid && !metadata.metric.is_empty()))
+}
+
+fn kind(n: u64) -> MetricType {
+    match n {
+        1 => MetricType::Counter,
+        2 => MetricType::Gauge,
+        3 => MetricType::Histogram,
+        4 => MetricType::GaugeHistogram,
+        5 => MetricType::Summary,
+        6 => MetricType::Info,
+        7 => MetricType::StateSet,
+        _ => MetricType::Unknown,
+    }
+}
+
+/// A field's value, by its wire type.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Value<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32,
+}
+
+/// The next field and its number; `None` at the end.
+#[inline]
+fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malformed> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let tag = varint(rest)?;
+    if tag >> 3 == 0 {
+        return Err(Malformed("a field has the number 0"));
+    }
+    let value = match tag & 7 {
+        0 => Value::Varint(varint(rest)?),
+        1 => {
+            let (bytes, after) = rest.split_first_chunk().ok_or(CUT)?;
+            *rest = after;
+            Value::Fixed64(u64::from_le_bytes(*bytes))
+        }
+        2 => {
+            let length = usize::try_from(varint(rest)?).map_err(|_| CUT)?;
+            let (bytes, after) = rest.split_at_checked(length).ok_or(CUT)?;
+            *rest = after;
+            Value::Bytes(bytes)
+        }
+        5 => {
+            let (_, after) = rest.split_first_chunk::<4>().ok_or(CUT)?;
+            *rest = after;
+            Value::Fixed32
+        }
+        _ => return Err(Malformed("a field has an unknown wire type")),
+    };
+    Ok(Some((tag >> 3, value)))
+}
+
+const CUT: Malformed = Malformed("it ends in the middle of a field");
+
+#[inline]
+fn varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
+    let mut n = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first().ok_or(CUT)?;
+        *rest = after;
+        n |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            return Ok(n);
+        }
+    }
+    Err(Malformed("a number is too long"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A field of bytes.
+    pub(crate) fn bytes(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut out = vec![number << 3 | 2];
+        let mut length = content.len();
+        while length >= 0x80 {
+            out.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+            length >>= 7;
+        }
+        out.push(u8::try_from(length).unwrap());
+        out.extend(content);
+        out
+    }
+
+    pub(crate) fn label(name: &str, value: &str) -> Vec<u8> {
+        bytes(1, &[bytes(1, name.as_bytes()), bytes(2, value.as_bytes())].concat())
+    }
+
+    pub(crate) fn point(value: f64, second: u8) -> Vec<u8> {
+        let value = [&[1 << 3 | 1][..], &value.to_le_bytes()].concat();
+        bytes(2, &[&value[..], &[2 << 3, second]].concat())
+    }
+
+    pub(crate) fn request(series: &[Vec<u8>]) -> Vec<u8> {
+        series.iter().flat_map(|series| bytes(1, series)).collect()
+    }
+
+    fn decode(body: &[u8]) -> Result<Decoded, Malformed> {
+        let rules = Rules::parse("rules: [{match: up}]", "a.yml").unwrap();
+        Memory::new().decode(body, &rules)
+    }
+
+    fn check(series: &[Vec<u8>], expected: &[&str], unlisted: u64, reason: Option<&str>) {
+        let decoded = decode(&request(series)).unwrap();
+        let shown: Vec<String> = decoded
+            .samples
+            .iter()
+            .map(|(labels, sample)| format!("{labels} {} @{}", sample.value, sample.at))
+            .collect();
+        assert_eq!(shown, expected);
+        assert_eq!((decoded.unlisted, decoded.reason), (unlisted, reason));
+    }
+
+    #[test]
+    fn series_are_read_and_screened() {
+        let up = [label("__name__", "up"), label("job", "a")].concat();
+        let samples = [point(1.0, 1), point(2.5, 2)].concat();
+        check(
+            &[[up.clone(), samples].concat()],
+            &["up{job=\"a\"} 1 @1", "up{job=\"a\"} 2.5 @2"],
+            0,
+            None,
+        );
+        // Fields in another order, with exemplars between.
+        let mixed = [label("job", "a"), point(1.0, 1), bytes(3, b""), label("__name__", "up")];
+        check(&[mixed.concat()], &["up{job=\"a\"} 1 @1"], 0, None);
+        let down = [label("__name__", "down"), point(1.0, 1)].concat();
+        check(&[down, [up, point(3.0, 3)].concat()], &["up{job=\"a\"} 3 @3"], 1, None);
+    }
+
+    #[test]
+    fn a_bad_series_does_not_spoil_the_good_ones() {
+        let good = [label("__name__", "up"), point(1.0, 1)].concat();
+        let not_utf8 = bytes(1, &[bytes(1, b"a"), bytes(2, &[0xff])].concat());
+        for (bad, reason) in [
+            (label("", "a"), "a label has an empty name"),
+            ([label("a", "b"), label("a", "c")].concat(), "a label name is given twice"),
+            (not_utf8, "a label is not UTF-8"),
+            (label("a", "b"), "a series has no metric name"),
+            (label(&"a".repeat(1025), "b"), "a label name is too long"),
+            (label("a", &"b".repeat(65 << 10)), "the labels of a series are too long"),
+            (label("a", "b").repeat(257), "a series has too many labels"),
+            (bytes(1, &[7]), "a label is not readable"),
+        ] {
+            let bad = [bad, point(1.0, 1)].concat();
+            check(&[bad, good.clone()], &["up 1 @1"], 0, Some(reason));
+        }
+    }
+
+    #[test]
+    fn metadata_histograms_and_exemplars() {
+        let entry = [&[1 << 3, 1][..], &bytes(2, b"up"), &bytes(4, b"Help."), &bytes(5, b"s")];
+        let series = [label("__name__", "up"), bytes(4, b""), bytes(3, b"")].concat();
+        let body = [
+            bytes(1, &series),
+            bytes(3, &entry.concat()),
+            bytes(3, b""),
+            bytes(3, &bytes(2, &[0xff])),
+            vec![9 << 3, 1],
+        ];
+        let decoded = decode(&body.concat()).unwrap();
+        assert_eq!((decoded.histograms, decoded.exemplars, decoded.invalid_metadata), (1, 1, 2));
+        let [metadata] = &decoded.metadata[..] else { panic!("{decoded:?}") };
+        assert_eq!(metadata.kind, MetricType::Counter);
+        assert_eq!((&*metadata.metric, &*metadata.help, &*metadata.unit), ("up", "Help.", "s"));
+    }
+
+    #[test]
+    fn other_bytes_are_refused() {
+        for body in [&[0x0a, 5, 1][..], &[0x00], &[0x0f], &[0xff; 11], &[0x09, 1], &[0x0d, 1]] {
+            assert!(decode(body).is_err(), "{body:?}");
+        }
+        assert!(decode(&[]).unwrap().samples.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(noise in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode(&noise);
+            let _ = decode(&bytes(1, &[label("__name__", "up"), noise.clone()].concat()));
+            let _ = decode(&bytes(1, &[label("__name__", "up"), bytes(2, &noise), noise].concat()));
+        }
+    }
+}
