@@ -24,6 +24,10 @@ impl DictionaryWriter {
         self.series.len()
     }
 
+    pub(super) fn knows(&self, labels: &Labels) -> bool {
+        self.series.contains_key(labels)
+    }
+
     /// The number of a series, new or old; `None` when the segment's dictionary is full.
     pub(super) fn number(&mut self, labels: &Labels, limits: &Limits) -> Option<u32> {
         if let Some(number) = self.series.get(labels) {

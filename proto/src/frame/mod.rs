@@ -146,15 +146,18 @@ impl Encoder {
         self.dictionary.len()
     }
 
-    /// How many of these samples, from the front, surely fit into one frame. At least one, unless there is none.
-    pub fn prefix(samples: &[(Labels, Sample)]) -> usize {
+    /// How many of these samples, from the front, surely fit into one frame beside a little metadata. At least one,
+    /// unless there is none.
+    pub fn prefix(&self, samples: &[(Labels, Sample)]) -> usize {
         let mut cost = 0usize;
         let fitting = samples
             .iter()
             .take(limits::MAX_SAMPLES_PER_FRAME)
             .take_while(|(labels, _)| {
-                cost = cost.saturating_add(SAMPLE_COST).saturating_add(series_cost(labels));
-                cost <= limits::MAX_FRAME_BYTES / 2
+                let known = self.dictionary.knows(labels);
+                cost = cost.saturating_add(SAMPLE_COST);
+                cost = cost.saturating_add(if known { 0 } else { series_cost(labels) });
+                cost <= limits::MAX_FRAME_BYTES / 4 * 3
             })
             .count();
         fitting.max(1).min(samples.len())

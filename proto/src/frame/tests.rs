@@ -219,7 +219,7 @@ fn the_encoder_refuses_and_stays_usable() {
     assert_eq!(encoder.series(), 0);
     let mut rest = many.as_slice();
     for seq in 1.. {
-        let (now, later) = rest.split_at(Encoder::prefix(rest));
+        let (now, later) = rest.split_at(encoder.prefix(rest));
         let content = Content { samples: now, ..Content::default() };
         let bytes = encoder.encode(seq, at(1), &content).unwrap();
         assert!(bytes.len() < limits::MAX_FRAME_BYTES);
