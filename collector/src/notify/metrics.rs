@@ -59,29 +59,31 @@ pub struct ByLogin {
 }
 
 impl Metrics {
-    /// Metrics that `registry` shows.
+    /// Metrics that `registry` shows; it adds the program's name to theirs.
     pub fn register(registry: &mut Registry) -> Self {
         let m = Self::default();
-        let prefix = "tributary_collector_notification";
-        let mut add = |name: &str, help: &str, metric: Kind| {
-            let name = format!("{prefix}{name}");
-            match metric {
-                Kind::ByReceiver(family) => registry.register(name, help, family),
-                Kind::ByReason(family) => registry.register(name, help, family),
-                Kind::Gauge(gauge) => registry.register(name, help, gauge),
-                Kind::Counter(counter) => registry.register(name, help, counter),
-            }
+        let mut add = |name: &str, help: &str, metric: Kind| match metric {
+            Kind::ByReceiver(family) => registry.register(name, help, family),
+            Kind::ByReason(family) => registry.register(name, help, family),
+            Kind::Gauge(gauge) => registry.register(name, help, gauge),
+            Kind::Counter(counter) => registry.register(name, help, counter),
         };
-        add("s", "Notifications delivered", Kind::ByReceiver(m.sent.clone()));
-        add("s_failed", "Delivery attempts that failed", Kind::ByReason(m.failed.clone()));
-        add("_retries", "Delivery attempts after the first", Kind::ByReceiver(m.retries.clone()));
-        add("_queue_length", "Batches of alerts waiting", Kind::Gauge(m.queue.clone()));
-        add("_alerts", "Alerts held in groups", Kind::Gauge(m.alerts.clone()));
-        add("s_pending", "Notifications not yet delivered", Kind::Gauge(m.pending.clone()));
-        add("_alerts_dropped", "Alerts over the bound", Kind::Counter(m.dropped.clone()));
-        add("_log_failures", "Failed log writes", Kind::Counter(m.log_failures.clone()));
+        let dropped = Kind::Counter(m.dropped.clone());
+        let log_failures = Kind::Counter(m.log_failures.clone());
+        add("notifications", "Mails delivered", Kind::ByReceiver(m.sent.clone()));
+        add("notifications_failed", "Deliveries that failed", Kind::ByReason(m.failed.clone()));
+        add(
+            "notification_retries",
+            "Attempts after the first",
+            Kind::ByReceiver(m.retries.clone()),
+        );
+        add("notification_queue_length", "Batches of alerts waiting", Kind::Gauge(m.queue.clone()));
+        add("notification_alerts", "Alerts held in groups", Kind::Gauge(m.alerts.clone()));
+        add("notifications_pending", "Mails not yet delivered", Kind::Gauge(m.pending.clone()));
+        add("notification_alerts_dropped", "Alerts over the bound", dropped);
+        add("notification_log_failures", "Failed writes of the notification log", log_failures);
         registry.register(
-            "tributary_collector_smtp_auth_success_timestamp_seconds",
+            "smtp_auth_success_timestamp_seconds",
             "When a login at a mail server last succeeded",
             m.login.clone(),
         );

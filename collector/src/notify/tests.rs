@@ -102,7 +102,7 @@ async fn an_alert_becomes_one_mail_even_over_a_restart() {
     assert_eq!(server.heard().matches("DATA").count(), 1);
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
-    assert!(text.contains("tributary_collector_notifications_total{receiver=\"a\"} 1"), "{text}");
+    assert!(text.contains("notifications_total{receiver=\"a\"} 1"), "{text}");
 }
 
 #[tokio::test]
