@@ -383,7 +383,10 @@ fn answers(addresses: &[&Address], answer: Answer, text: &str) -> Vec<Reply> {
 fn refusal(result: Result<Response, Failure>) -> Result<Option<(Answer, String)>, Failure> {
     match result {
         Ok(_) => Ok(None),
-        Err(f) if f.reason == Reason::Refused => Ok(Some((Answer::Refused, f.text))),
+        // 530: the server wants TLS or a login first. That is about our settings, not about recipients.
+        Err(f) if f.reason == Reason::Refused && !f.text.starts_with("530") => {
+            Ok(Some((Answer::Refused, f.text)))
+        }
         // 421: the server is about to close the connection.
         Err(f) if f.reason == Reason::Deferred && !f.text.starts_with("421") => {
             Ok(Some((Answer::Later, f.text)))

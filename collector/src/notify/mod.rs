@@ -1,5 +1,6 @@
 //! Notifications: route, group, send.
 
+pub mod command;
 pub mod config;
 pub mod email;
 pub mod group;

@@ -325,6 +325,7 @@ async fn a_silent_or_broken_server_costs_one_attempt() {
         (".", Act::Hang, Reason::Timeout),
         (".", Act::Drop, Reason::Protocol),
         ("MAIL", Act::Say("421 shutting down"), Reason::Deferred),
+        ("MAIL", Act::Say("530 5.7.0 STARTTLS first"), Reason::Refused),
         ("EHLO", Act::Say("554 go away"), Reason::Refused),
         ("EHLO", Act::Say("nonsense"), Reason::Protocol),
     ] {
