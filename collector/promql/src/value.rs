@@ -1,6 +1,7 @@
 //! What an evaluation gives: a value of one of PromQL's types, what was noticed on the way, and why it failed.
 
-use tributary_model::label::Labels;
+use tributary_model::label::{Labels, is_legacy_label_name};
+use tributary_model::quote::quote;
 use tributary_model::sample::{Sample, Timestamp};
 
 use crate::ast::{Span, ValueType};
@@ -110,7 +111,8 @@ pub enum EvalError {
     SameLabels,
     /// Two series of the "one" side of a binary operation are in the same group.
     #[error(
-        "found duplicate series for the match group {group} on the {side} hand-side of the operation: [{first}, {second}];many-to-many matching not allowed: matching labels must be unique on one side"
+        "found duplicate series for the match group {} on the {side} hand-side of the operation: [{first}, {second}];many-to-many matching not allowed: matching labels must be unique on one side",
+        in_braces(.group)
     )]
     DuplicateMatch {
         /// The labels of the group.
@@ -241,4 +243,20 @@ pub(crate) fn go_float(value: f64) -> String {
     } else {
         tributary_model::number::format_plain(value)
     }
+}
+
+/// Labels with the metric name among them: `{__name__="up", job="a"}`.
+pub(crate) fn in_braces(labels: &Labels) -> String {
+    let pairs: Vec<String> = labels
+        .iter()
+        .map(|label| {
+            let value = quote(&label.value);
+            if is_legacy_label_name(&label.name) {
+                format!("{}={value}", label.name)
+            } else {
+                format!("{}={value}", quote(&label.name))
+            }
+        })
+        .collect();
+    format!("{{{}}}", pairs.join(", "))
 }

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use tributary_model::label::Labels;
 use tributary_model::number::format_plain;
+use tributary_model::quote::quote;
 
 use super::Evaluator;
 use super::aggregate::grouping_labels;
 use super::grid::Grid;
-use super::labels::text;
+use super::labels::{is_label_name, text};
 use super::series::{Points, Series};
 use crate::ast::Aggregate;
 use crate::value::EvalError;
@@ -20,8 +21,11 @@ impl Evaluator<'_> {
         grid: Grid,
     ) -> Result<Vec<Series>, EvalError> {
         let label = aggregate.param.as_ref().map_or("", text);
-        if label.is_empty() {
-            return Err(EvalError::LabelName("\"\"".to_owned()));
+        if !is_label_name(label) {
+            // As it was written: what is not UTF-8 is no longer in the text.
+            let span = aggregate.param.as_ref().map(|p| p.unparenthesised().span());
+            let written = span.and_then(|span| self.options.query.get(span.start..span.end));
+            return Err(EvalError::LabelName(written.map_or_else(|| quote(label), str::to_owned)));
         }
         let series = self.vector(&aggregate.expr, grid)?;
         let mut places: HashMap<Labels, usize> = HashMap::new();

@@ -134,10 +134,15 @@ fn check_label_name(
     role: &'static str,
     function: &'static str,
 ) -> Result<(), EvalError> {
-    if name.is_empty() {
+    if !is_label_name(name) {
         return Err(EvalError::FunctionLabelName { role, function, name: name.to_owned() });
     }
     Ok(())
+}
+
+/// Whether a text can be a label name: not empty, and it was UTF-8 (the lexer puts U+FFFD for what is not).
+pub(super) fn is_label_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::REPLACEMENT_CHARACTER)
 }
 
 /// The text of a string argument; the checker lets only literals through.

@@ -11,7 +11,7 @@ use super::labels::without_identity;
 use super::series::{Points, Series};
 use super::set::group_of;
 use crate::ast::{Binary, BinaryOp, Cardinality, Matching};
-use crate::value::EvalError;
+use crate::value::{EvalError, in_braces};
 
 /// The series of one group: indices into the "many" and the "one" side.
 #[derive(Default)]
@@ -134,7 +134,7 @@ impl Pairing<'_> {
     fn duplicate(&self, a: &Series, b: &Series) -> EvalError {
         let group = group_of(&a.labels, self.matching);
         let side = if self.swapped { "left" } else { "right" };
-        let (a, b) = (a.labels.to_string(), b.labels.to_string());
+        let (a, b) = (in_braces(&a.labels), in_braces(&b.labels));
         let (first, second) = if a <= b { (a, b) } else { (b, a) };
         EvalError::DuplicateMatch { group, side, first, second }
     }

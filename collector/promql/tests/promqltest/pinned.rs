@@ -8,7 +8,9 @@ use tributary_promql::signature::Function;
 /// same at another time.
 pub fn pin(expr: &Expr, at: Timestamp) -> Option<String> {
     let mut expr = expr.clone();
-    pin_node(&mut expr, at).then(|| expr.to_string())
+    let text = pin_node(&mut expr, at).then(|| expr.to_string())?;
+    // Durations may be computed from the query's own times.
+    (!text.contains("step()") && !text.contains("range()")).then_some(text)
 }
 
 /// Whether the node can be pinned.

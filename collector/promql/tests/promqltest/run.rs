@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Sample, Timestamp, stale_nan};
 use tributary_promql::eval::{self, Options};
 use tributary_promql::feature::Features;
 use tributary_promql::parse;
@@ -54,10 +54,14 @@ fn load(source: &mut Memory, step: Duration, lines: &[String]) -> Result<(), Str
         let (labels, values) = series::split(line)?;
         let items = series::items(values)?;
         let samples = items.iter().enumerate().filter_map(|(i, item)| match item {
-            Item::Float(value) => {
-                Some(Sample { at: moment(step * u32::try_from(i).ok()?), value: *value })
-            }
-            _ => None,
+            Item::Gap => None,
+            Item::Float(value) => Some((i, *value)),
+            // Not known yet; at least the number before does not last longer.
+            Item::Histogram => Some((i, stale_nan())),
+        });
+        let samples = samples.map(|(i, value)| {
+            let at = moment(step * u32::try_from(i).unwrap());
+            Sample { at, value }
         });
         source.add(&labels, samples.collect::<Vec<_>>());
     }

@@ -121,7 +121,9 @@ fn item(token: &str, out: &mut Vec<Item>) -> Result<(), String> {
         out.extend(vec![Item::Gap; count(repeats)?]);
         return Ok(());
     }
-    if let Some(value) = number(token) {
+    // `0x59` is a zero and 59 more, not a hexadecimal number.
+    let repeated_zero = token.strip_prefix("0x").is_some_and(|n| n.parse::<usize>().is_ok());
+    if let Some(value) = number(token).filter(|_| !repeated_zero) {
         out.push(Item::Float(value));
         return Ok(());
     }
@@ -168,7 +170,7 @@ mod tests {
         };
         assert_eq!(floats("1 2x2 0+10x3"), [1.0, 2.0, 2.0, 2.0, 0.0, 10.0, 20.0, 30.0]);
         assert_eq!(floats("5-1x2 -1.5e+2-0.5x1"), [5.0, 4.0, 3.0, -150.0, -150.5]);
-        assert_eq!(floats("0x1F -Inf"), [31.0, f64::NEG_INFINITY]);
+        assert_eq!(floats("0x1F -Inf 0x1"), [31.0, f64::NEG_INFINITY, 0.0, 0.0]);
         assert_eq!(items("_ _x2").unwrap(), [Item::Gap; 3]);
         let histograms = items("{{schema:1 sum:2}}x2 1 {{sum:1 count:1}}+{{count:1}}x1").unwrap();
         assert_eq!(histograms.len(), 6);
