@@ -1,5 +1,7 @@
 //! Runs PromQL over the store within bounds: the only file that sees both.
 
+pub mod engine;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -163,7 +165,7 @@ pub struct Look {
 
 impl Look {
     /// The sets with the enforced matchers added; never empty.
-    fn sets(&self) -> Vec<Vec<Matcher>> {
+    pub fn sets(&self) -> Vec<Vec<Matcher>> {
         if self.any_of.is_empty() {
             return vec![self.enforced.clone()];
         }

@@ -14,6 +14,8 @@ pub mod rules;
 pub mod series;
 pub mod serve;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod view;
 pub mod web_file;
 
@@ -66,6 +68,8 @@ pub fn router(api: Api) -> Router {
         .nest("/api/v1", v1())
         .nest("/cluster/{cluster}/api/v1", v1())
         .route("/federate", get(federate::federate))
+        // Before the layer, which would not see it otherwise.
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(cors::cors));
     Router::new()
         .route("/", get(status::front_page))
