@@ -81,7 +81,7 @@ async fn serve(tcp: TcpStream, mails: mpsc::Sender<Mail>) -> Option<()> {
                 to = Some(Vec::new());
                 "250 2.1.0 sender ok"
             }
-            ("RCPT", None) | ("DATA", None) => "503 5.5.1 MAIL first",
+            ("RCPT" | "DATA", None) => "503 5.5.1 MAIL first",
             ("RCPT", Some(list)) if list.len() >= MAX_RECIPIENTS => "452 4.5.3 too many recipients",
             ("RCPT", Some(list)) => {
                 let address = line.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
@@ -175,15 +175,12 @@ fn unquote_printable(text: &str) -> String {
     while let Some((&byte, after)) = rest.split_first() {
         let code = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
         let decoded = code.and_then(|two| u8::from_str_radix(two, 16).ok());
-        match decoded.filter(|_| byte == b'=') {
-            Some(decoded) => {
-                out.push(decoded);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
+        if let Some(decoded) = decoded.filter(|_| byte == b'=') {
+            out.push(decoded);
+            rest = after.get(2..).unwrap_or_default();
+        } else {
+            out.push(byte);
+            rest = after;
         }
     }
     String::from_utf8_lossy(&out).into_owned()

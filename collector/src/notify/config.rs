@@ -180,6 +180,7 @@ impl Reader<'_> {
         duration::parse(&text.value).map_err(|e| self.fault(text, e.to_string(), None))
     }
 
+    #[expect(clippy::unnecessary_box_returns, reason = "every caller returns the box as its error")]
     fn fault<T>(
         &self,
         at: &Spanned<T>,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -174,23 +174,23 @@ impl Mailer {
         to: &[Address],
         mail: &[u8],
     ) -> Result<Delivery, Failure> {
-        within(self.deadlines.attempt, "the whole attempt", async {
+        let work = Box::pin(async {
             let (mut connection, login) = self.open(email).await?;
             let replies = self.hand_over(&mut connection, email, to, mail).await?;
             let _ = timeout(self.deadlines.quit, connection.quit()).await;
             Ok(Delivery { login, replies })
-        })
-        .await?
+        });
+        within(self.deadlines.attempt, "the whole attempt", work).await?
     }
 
     /// Connects and logs in, without sending anything: shows whether the settings work.
     pub async fn probe(&self, email: &Email) -> Result<Option<LoggedIn>, Failure> {
-        within(self.deadlines.attempt, "the whole attempt", async {
+        let work = Box::pin(async {
             let (mut connection, login) = self.open(email).await?;
             let _ = timeout(self.deadlines.quit, connection.quit()).await;
             Ok(login)
-        })
-        .await?
+        });
+        within(self.deadlines.attempt, "the whole attempt", work).await?
     }
 
     async fn open(
@@ -484,7 +484,7 @@ fn build_tls(tls: &Tls, host: String) -> Result<TlsParameters, Failure> {
     builder.build().map_err(|e| failed(e.to_string()))
 }
 
-fn file(path: &PathBuf, error: &dyn Display) -> Failure {
+fn file(path: &Path, error: &dyn Display) -> Failure {
     let text = format!("reading {}: {error}", path.display());
     Failure { reason: Reason::File, step: "preparing", text }
 }

@@ -38,7 +38,7 @@ pub struct Groups {
     config: Arc<Config>,
     /// Makes Message-Ids of different collectors different.
     collector: String,
-    groups: BTreeMap<GroupId, Group>,
+    by_id: BTreeMap<GroupId, Group>,
     logs: BTreeMap<Key, Entry>,
 }
 
@@ -120,7 +120,7 @@ pub enum Fate {
 impl Groups {
     /// No groups yet. `collector` tells this collector from others.
     pub fn new(config: Arc<Config>, collector: String) -> Self {
-        Self { config, collector, groups: BTreeMap::new(), logs: BTreeMap::new() }
+        Self { config, collector, by_id: BTreeMap::new(), logs: BTreeMap::new() }
     }
 
     /// Takes up the log of an earlier run: what was firing counts as firing until it is heard of or
@@ -138,7 +138,7 @@ impl Groups {
             self.logs.insert(key, Entry { log, running: false });
         }
         self.insert(alerts, now);
-        for group in self.groups.values_mut() {
+        for group in self.by_id.values_mut() {
             // The rules get a moment to say what has ended meanwhile.
             group.flushed = true;
             group.next_flush = now.plus(group.timing.group_wait);
@@ -149,7 +149,7 @@ impl Groups {
     /// Takes a new configuration: alerts are routed anew, logs stay with their groups.
     pub fn reconfigure(&mut self, config: Arc<Config>, now: Timestamp) -> Vec<Change> {
         self.config = config;
-        let groups = std::mem::take(&mut self.groups);
+        let groups = std::mem::take(&mut self.by_id);
         let alerts = groups.into_values().flat_map(|group| group.alerts.into_values()).collect();
         self.insert(alerts, now);
         self.forget_orphans()
@@ -164,7 +164,7 @@ impl Groups {
             for route in config.route.matching(&alert.labels) {
                 let id = group_id(route, &alert);
                 let known =
-                    self.groups.get(&id).is_some_and(|g| g.alerts.contains_key(&alert.labels));
+                    self.by_id.get(&id).is_some_and(|g| g.alerts.contains_key(&alert.labels));
                 if !known && alert.ends_at <= now {
                     // The end of something nobody knows of, or was told of already.
                     continue;
@@ -174,7 +174,7 @@ impl Groups {
                     continue;
                 }
                 held += usize::from(!known);
-                let group = self.groups.entry(id).or_insert_with(|| Group::new(route.timing, now));
+                let group = self.by_id.entry(id).or_insert_with(|| Group::new(route.timing, now));
                 group.insert(alert.clone(), now);
             }
         }
@@ -183,7 +183,7 @@ impl Groups {
 
     /// The number of alerts held.
     pub fn alerts(&self) -> usize {
-        self.groups.values().map(|group| group.alerts.len()).sum()
+        self.by_id.values().map(|group| group.alerts.len()).sum()
     }
 
     /// The number of notifications that have not ended.
@@ -193,7 +193,7 @@ impl Groups {
 
     /// When [`Groups::due`] should be asked next.
     pub fn next_at(&self) -> Option<Timestamp> {
-        let flushes = self.groups.values().map(|group| group.next_flush);
+        let flushes = self.by_id.values().map(|group| group.next_flush);
         let idle = self.logs.values().filter(|entry| !entry.running);
         let attempts = idle.filter_map(|entry| Some(entry.log.intent.as_ref()?.next_attempt));
         flushes.chain(attempts).min()
@@ -204,7 +204,7 @@ impl Groups {
         let mut due = Due::default();
         self.follow_clock(now);
         let ids: Vec<GroupId> = self
-            .groups
+            .by_id
             .iter()
             .filter(|(_, g)| g.next_flush <= now)
             .map(|(id, _)| id.clone())
@@ -256,7 +256,7 @@ impl Groups {
 
     /// Looks at one group: decides for each of the receiver's mail settings whether there is something to tell.
     fn flush(&mut self, id: &GroupId, now: Timestamp, changes: &mut Vec<Change>) {
-        let Some(group) = self.groups.get_mut(id) else { return };
+        let Some(group) = self.by_id.get_mut(id) else { return };
         group.flushed = true;
         group.next_flush = now.plus(group.timing.group_interval);
         let (firing, resolved): (Vec<Alert>, Vec<Alert>) =
@@ -294,10 +294,10 @@ impl Groups {
             entry.log.intent = Some(intend(&entry.log, email, &told, &id, now));
             waiting = true;
         }
-        if !waiting && let Some(group) = self.groups.get_mut(id) {
+        if !waiting && let Some(group) = self.by_id.get_mut(id) {
             group.alerts.retain(|_, alert| alert.ends_at > now);
             if group.alerts.is_empty() {
-                self.groups.remove(id);
+                self.by_id.remove(id);
             }
         }
     }
@@ -308,7 +308,7 @@ impl Groups {
         if self.logs.iter().any(waits) {
             return;
         }
-        self.groups.retain(|(route, _, labels), found| {
+        self.by_id.retain(|(route, _, labels), found| {
             if group_key(route, labels) == group {
                 for alert in told {
                     if found.alerts.get(&alert.labels).is_some_and(|a| a.ends_at == alert.ends_at) {
@@ -322,7 +322,7 @@ impl Groups {
 
     /// After the clock was set back, nothing waits longer than it would have.
     fn follow_clock(&mut self, now: Timestamp) {
-        for group in self.groups.values_mut() {
+        for group in self.by_id.values_mut() {
             let longest = group.timing.group_wait.max(group.timing.group_interval);
             group.next_flush = group.next_flush.min(now.plus(longest));
         }
@@ -334,7 +334,7 @@ impl Groups {
     /// Removes logs whose receiver is gone, and those without a group that have nothing to deliver.
     fn forget_orphans(&mut self) -> Vec<Change> {
         let mut live = BTreeSet::new();
-        for (route, receiver, labels) in self.groups.keys() {
+        for (route, receiver, labels) in self.by_id.keys() {
             live.insert((receiver.clone(), group_key(route, labels)));
         }
         let config = Arc::clone(&self.config);

@@ -66,13 +66,13 @@ pub fn write(
     }
     let plain = email.text.clone().unwrap_or_else(|| text(sender, intent));
     let rich = email.html.clone().unwrap_or_else(|| html(sender, intent));
-    let plain = part(plain, ContentType::TEXT_PLAIN);
+    let plain = part(&plain, ContentType::TEXT_PLAIN);
     let message = if rich.is_empty() {
         builder.singlepart(plain)?
     } else {
         let boundary = sha256_hex(intent.message_id.as_bytes());
         let boundary = boundary.get(..32).unwrap_or("tributary");
-        let rich = part(rich, ContentType::TEXT_HTML);
+        let rich = part(&rich, ContentType::TEXT_HTML);
         let both = MultiPart::alternative().boundary(boundary).singlepart(plain);
         builder.multipart(both.singlepart(rich))?
     };
@@ -129,7 +129,7 @@ fn raw(
     }
 }
 
-fn part(text: String, kind: ContentType) -> SinglePart {
+fn part(text: &str, kind: ContentType) -> SinglePart {
     let text = text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n");
     let encoding = ContentTransferEncoding::QuotedPrintable;
     let body = Body::new_with_encoding(text, encoding)

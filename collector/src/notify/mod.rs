@@ -178,14 +178,14 @@ impl<S: StateStore> Notifier<S> {
 
     /// Takes up the log of the last run; a record that cannot be read is reported and left out.
     async fn restore(&mut self) -> Result<Groups, StateError> {
-        let name = match self.state.load(NAME_KEY).await?.into_iter().next() {
-            Some((_, name)) => String::from_utf8_lossy(&name).into_owned(),
-            None => {
-                let name = format!("{:032x}", rand::random::<u128>());
-                let change = (NAME_KEY.to_owned(), Some(name.clone().into_bytes()));
-                self.state.put(vec![change]).await?;
-                name
-            }
+        let known = self.state.load(NAME_KEY).await?.into_iter().next();
+        let name = if let Some((_, name)) = known {
+            String::from_utf8_lossy(&name).into_owned()
+        } else {
+            let name = format!("{:032x}", rand::random::<u128>());
+            let change = (NAME_KEY.to_owned(), Some(name.clone().into_bytes()));
+            self.state.put(vec![change]).await?;
+            name
         };
         let mut records = Vec::new();
         for (key, bytes) in self.state.load(log::PREFIX).await? {

@@ -78,7 +78,9 @@ impl World {
         while self.now < until {
             self.now += 1;
             if self.now % 60 == 0 {
-                firing.iter().for_each(|name| self.fires(name));
+                for name in firing {
+                    self.fires(name);
+                }
             }
             for job in self.begin() {
                 sent.push(format!("{}s {}", self.now, told(&job.intent)));
