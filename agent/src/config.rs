@@ -14,7 +14,8 @@ use tributary_model::diagnostic::Diagnostic;
 use tributary_model::selector::Selector;
 use tributary_model::{duration, yaml};
 
-use raw::{Raw, RawFederate, RawJob, RawSources, RawSpool, RawTls};
+use crate::source::http::Credentials;
+use raw::{Raw, RawAuthorization, RawBasicAuth, RawFederate, RawJob, RawSources, RawSpool, RawTls};
 
 /// The smallest spool: less cannot hold a few frames and drop whole segments.
 const MIN_SPOOL_BYTES: u64 = 1 << 20;
@@ -58,7 +59,7 @@ pub struct Sources {
 pub struct Federate {
     /// The server's address, without `/federate`.
     pub url: String,
-    /// What to ask for: `match[]`.
+    /// What to ask for: `match[]`; if there is none, what the allowlist lists.
     pub matchers: Vec<String>,
     /// How often.
     pub interval: Duration,
@@ -85,6 +86,12 @@ pub struct ScrapeJob {
     pub honor_labels: bool,
     /// Whether times in the exposition are taken.
     pub honor_timestamps: bool,
+    /// Who asks, where targets want to know.
+    pub credentials: Option<Credentials>,
+    /// A scrape with more samples fails; 0: any number.
+    pub sample_limit: usize,
+    /// A scrape with more bytes fails.
+    pub body_size_limit: Option<u64>,
     /// The targets.
     pub targets: Vec<Target>,
 }
@@ -271,6 +278,15 @@ impl Door {
                 targets.push(Target { address, labels: group.labels.clone() });
             }
         }
+        let credentials = self.credentials(key, raw.basic_auth, raw.authorization)?;
+        let body_size_limit = match raw.body_size_limit.as_deref() {
+            None => None,
+            Some(text) => Some(byte_size(text).ok_or_else(|| {
+                let why =
+                    format!("\"{text}\" is not a size: write a number and a unit, like 10MiB");
+                self.fail(&format!("{key}.body_size_limit"), why)
+            })?),
+        };
         let params = raw.params.into_iter();
         Ok(ScrapeJob {
             job_name: raw.job_name,
@@ -283,7 +299,32 @@ impl Door {
                 .collect(),
             honor_labels: raw.honor_labels,
             honor_timestamps: raw.honor_timestamps,
+            credentials,
+            sample_limit: raw.sample_limit,
+            body_size_limit,
             targets,
+        })
+    }
+
+    fn credentials(
+        &self,
+        key: &str,
+        basic: Option<RawBasicAuth>,
+        header: Option<RawAuthorization>,
+    ) -> Result<Option<Credentials>, ConfigError> {
+        Ok(match (basic, header) {
+            (None, None) => None,
+            (Some(basic), None) => Some(Credentials::Basic {
+                username: basic.username,
+                password_file: basic.password_file.map(|path| self.folder.join(path)),
+            }),
+            (None, Some(header)) => Some(Credentials::Header {
+                kind: header.kind,
+                credentials_file: self.folder.join(header.credentials_file),
+            }),
+            (Some(_), Some(_)) => {
+                return Err(self.fail(key, "has both basic_auth and authorization: keep one"));
+            }
         })
     }
 

@@ -69,7 +69,7 @@ pub(super) struct RawRemoteWrite {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFederate {
     pub(super) url: String,
-    #[serde(default = "everything", rename = "match")]
+    #[serde(default, rename = "match")]
     pub(super) matchers: Vec<String>,
     #[serde(default = "half_a_minute")]
     pub(super) interval: String,
@@ -95,8 +95,32 @@ pub(super) struct RawJob {
     pub(super) honor_labels: bool,
     #[serde(default = "yes")]
     pub(super) honor_timestamps: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) basic_auth: Option<RawBasicAuth>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) authorization: Option<RawAuthorization>,
+    #[serde(default)]
+    pub(super) sample_limit: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) body_size_limit: Option<String>,
     #[serde(default)]
     pub(super) static_configs: Vec<RawTargets>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBasicAuth {
+    pub(super) username: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAuthorization {
+    #[serde(default = "bearer", rename = "type")]
+    pub(super) kind: String,
+    pub(super) credentials_file: PathBuf,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,8 +175,8 @@ impl Default for RawShutdown {
     }
 }
 
-fn everything() -> Vec<String> {
-    vec!["{__name__!=\"\"}".to_owned()]
+fn bearer() -> String {
+    "Bearer".to_owned()
 }
 
 fn half_a_minute() -> String {

@@ -2,10 +2,12 @@
 
 mod decode;
 pub(crate) mod federate;
+pub(crate) mod http;
 mod intern;
 mod metrics;
 pub(crate) mod remote_write;
 pub(crate) mod scrape;
+mod track;
 
 use tokio::sync::{mpsc, oneshot};
 use tributary_model::label::Labels;
