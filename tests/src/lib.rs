@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod link;
+pub mod mailbox;
 pub mod process;
 pub mod prometheus;
 pub mod world;
