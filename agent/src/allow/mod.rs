@@ -6,9 +6,11 @@
 //! source series is a keyed fingerprint.
 
 pub(crate) mod digest;
+mod group;
 pub(crate) mod merge;
 mod metadata;
 mod metrics;
+mod output;
 pub(crate) mod plan;
 pub(crate) mod rules;
 mod screen;
@@ -19,15 +21,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tributary_model::label::{Labels, METRIC_NAME};
-use tributary_model::sample::{Sample, Timestamp, is_stale};
+use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
 use tributary_proto::limits::Limits;
 
 use digest::{Digest, Key};
-use merge::{Merges, Pushed, SILENCE};
+use merge::{Merges, Pushed};
 use metadata::Catalogue;
 pub(crate) use metrics::AllowMetrics;
 use metrics::Dropped;
+use output::{Judged, Output, Outputs, Owner};
 use rules::{Merge, Rule, Rules};
 pub(crate) use screen::Screen;
 pub(crate) use state::StateError;
@@ -112,33 +115,6 @@ enum Decision {
         member: u32,
         output: usize,
     },
-}
-
-/// A series that leaves.
-#[derive(Debug)]
-struct Output {
-    labels: Labels,
-    rule: usize,
-    seen: Timestamp,
-    owner: Option<Owner>,
-}
-
-/// The one source series of an output that is not merged.
-#[derive(Debug)]
-struct Owner {
-    source: Digest,
-    newest: Timestamp,
-    live: bool,
-    /// The output's fingerprint, where other sources could have the same labels.
-    remembered: Option<Digest>,
-}
-
-/// Outputs by place and by labels.
-#[derive(Debug, Default)]
-struct Outputs {
-    places: Vec<Option<Output>>,
-    free: Vec<usize>,
-    by_labels: HashMap<Labels, usize>,
 }
 
 /// Samples of one `apply`, by what became of them.
@@ -499,70 +475,6 @@ impl Allowlist {
                 "max_series of the rule is reached: further new series are dropped, existing ones go on"
             );
         }
-    }
-}
-
-enum Judged {
-    Owner,
-    NewOwner,
-    Refused,
-}
-
-impl Owner {
-    /// Whether a source may send this sample. An owner that ended or fell silent is succeeded by the next source.
-    fn judge(&mut self, source: Digest, sample: Sample) -> Judged {
-        let stale = is_stale(sample.value);
-        let judged = if source == self.source {
-            Judged::Owner
-        } else {
-            let ended = !self.live && sample.at > self.newest;
-            let silent = sample.at > self.newest.plus(SILENCE);
-            if stale || !(ended || silent) {
-                return Judged::Refused;
-            }
-            self.source = source;
-            Judged::NewOwner
-        };
-        if sample.at >= self.newest {
-            self.newest = sample.at;
-            self.live = !stale;
-        }
-        judged
-    }
-}
-
-impl Outputs {
-    fn find(&self, labels: &Labels) -> Option<(usize, &Output)> {
-        let place = *self.by_labels.get(labels)?;
-        Some((place, self.places.get(place)?.as_ref()?))
-    }
-
-    fn at(&mut self, place: usize) -> Option<&mut Output> {
-        self.places.get_mut(place)?.as_mut()
-    }
-
-    fn insert(&mut self, output: Output) -> usize {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() - 1
-        });
-        self.by_labels.insert(output.labels.clone(), place);
-        if let Some(slot) = self.places.get_mut(place) {
-            *slot = Some(output);
-        }
-        place
-    }
-
-    fn remove_idle(&mut self, since: Timestamp) -> Vec<Output> {
-        let mut removed = Vec::new();
-        for (place, slot) in self.places.iter_mut().enumerate() {
-            if let Some(output) = slot.take_if(|output| output.seen < since) {
-                self.by_labels.remove(&output.labels);
-                self.free.push(place);
-                removed.push(output);
-            }
-        }
-        removed
     }
 }
 

@@ -9,7 +9,8 @@ use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 
 use super::digest::{Digest, Key};
-use super::merge::{Change, Group, MAX_MEMBERS, Member, Merges, Waiting};
+use super::group::{Group, Member, Waiting};
+use super::merge::{Change, MAX_MEMBERS, Merges};
 use super::rules::Merge;
 
 /// The version of both encodings.

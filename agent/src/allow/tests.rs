@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use tributary_model::sample::stale_nan;
 use tributary_model::series::MetricType;
 
+use tributary_model::sample::is_stale;
+
 use super::*;
 
 fn labels(text: &str) -> Labels {

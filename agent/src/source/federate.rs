@@ -14,9 +14,9 @@ use tributary_model::sample::Timestamp;
 use tributary_proto::frame::{Gap, GapCause};
 
 use super::Arrival;
-use super::http::{Fetched, MAX_ANSWER_BYTES, Page, url};
+use super::http::{Fetched, MAX_ANSWER_BYTES, Page, chain, url};
 use super::metrics::{Ignored, Name};
-use super::scrape::{Parts, chain, next, offset, wall_clock};
+use super::scrape::{Parts, next, offset, wall_clock};
 use super::track::{Reading, Track};
 use crate::config;
 

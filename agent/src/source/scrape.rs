@@ -12,7 +12,7 @@ use tributary_model::exposition::Format;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::sample::{Sample, Timestamp, is_stale};
 
-use super::http::{Credentials, Fetched, Fetcher, MAX_ANSWER_BYTES, Page, url};
+use super::http::{Fetched, Fetcher, MAX_ANSWER_BYTES, Page, chain, url};
 use super::metrics::{Ignored, Name};
 use super::track::{Batch, Reading, Track};
 use super::{Arrival, Sender, SourceMetrics};
@@ -238,18 +238,6 @@ impl Report {
             added: named("scrape_series_added"),
         }
     }
-}
-
-/// An error and what caused it, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// Time since 1970.
