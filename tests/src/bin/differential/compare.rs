@@ -1,0 +1,84 @@
+//! Whether two answers are the same: labels and times exactly, values up to a billionth.
+
+use super::engine::{Answer, Series};
+
+/// The largest relative difference between equal values.
+const TOLERANCE: f64 = 1e-9;
+
+pub enum Verdict {
+    /// Equal, with at least one value.
+    Equal,
+    /// Equal, both without any value.
+    Empty,
+    /// The same error.
+    SameError,
+    Different(String),
+}
+
+impl Verdict {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Empty => "equal and empty",
+            Self::SameError => "the same error",
+            Self::Different(_) => "different",
+        }
+    }
+}
+
+pub fn compare(wanted: &Answer, got: &Answer) -> Verdict {
+    match (&wanted.result, &got.result) {
+        (Ok(wanted), Ok(got)) => match difference(wanted, got) {
+            Some(why) => Verdict::Different(why),
+            None if wanted.series.is_empty() => Verdict::Empty,
+            None => Verdict::Equal,
+        },
+        (Err(wanted), Err(got)) if same_error(wanted, got) => Verdict::SameError,
+        (Err(wanted), Err(got)) => Verdict::Different(format!("errors:\n    {wanted}\n    {got}")),
+        (Ok(_), Err(got)) => Verdict::Different(format!("unexpected error: {got}")),
+        (Err(wanted), Ok(_)) => Verdict::Different(format!("error expected: {wanted}")),
+    }
+}
+
+/// Which two of several duplicates a message names depends on the order of the series.
+fn same_error(wanted: &str, got: &str) -> bool {
+    let kind = |text: &str| text.split("for the match group").next().unwrap_or("").to_owned();
+    kind(wanted) == kind(got)
+}
+
+fn difference(wanted: &Series, got: &Series) -> Option<String> {
+    if wanted.kind != got.kind {
+        return Some(format!("{} expected, got {}", wanted.kind, got.kind));
+    }
+    for (labels, points) in &wanted.series {
+        let Some((_, own)) = got.series.iter().find(|(other, _)| other == labels) else {
+            return Some(format!(
+                "missing: {labels:?} ({} of {})",
+                got.series.len(),
+                wanted.series.len()
+            ));
+        };
+        if points.len() != own.len() {
+            return Some(format!("{labels:?}: {} points, got {}", points.len(), own.len()));
+        }
+        for ((at, value), (own_at, own_value)) in points.iter().zip(own) {
+            if at != own_at || !nearly_equal(*value, *own_value) {
+                return Some(format!(
+                    "{labels:?}: {value:?} at {at}, got {own_value:?} at {own_at}"
+                ));
+            }
+        }
+    }
+    let extra = got
+        .series
+        .iter()
+        .find(|(labels, _)| !wanted.series.iter().any(|(other, _)| other == labels));
+    if let Some((labels, _)) = extra {
+        return Some(format!("unexpected: {labels:?}"));
+    }
+    (wanted.series.len() != got.series.len()).then(|| "series given twice".to_owned())
+}
+
+fn nearly_equal(a: f64, b: f64) -> bool {
+    (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs())
+}

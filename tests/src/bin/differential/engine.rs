@@ -1,0 +1,177 @@
+//! Who answers: a server over the Prometheus API, or the evaluator in this process.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value as Json;
+use tributary_model::label::Labels;
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_promql::eval::{self, Options};
+use tributary_promql::source::Memory;
+use tributary_promql::value::{Outcome, Value};
+use tributary_tests::http::post_form;
+
+/// When an expression is to be evaluated, in milliseconds since the epoch.
+#[derive(Debug, Clone, Copy)]
+pub enum Question {
+    Instant(i64),
+    /// Start, end and step.
+    Range(i64, i64, i64),
+}
+
+impl Question {
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Instant(_) => "instant",
+            Self::Range(..) => "range",
+        }
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instant(at) => write!(f, "at {at}"),
+            Self::Range(start, end, step) => write!(f, "from {start} to {end} by {step}"),
+        }
+    }
+}
+
+/// What came back, in one form for all kinds of values.
+#[derive(Debug)]
+pub struct Answer {
+    pub result: Result<Series, String>,
+    /// Warnings and infos, sorted.
+    pub remarks: Vec<String>,
+}
+
+/// The type of the value, and the series in the order given.
+#[derive(Debug, Default)]
+pub struct Series {
+    pub kind: String,
+    pub series: Vec<(BTreeMap<String, String>, Vec<(i64, f64)>)>,
+}
+
+pub enum Engine {
+    Remote(String),
+    Here(Memory),
+}
+
+impl Engine {
+    pub async fn ask(&self, expression: &str, question: Question) -> anyhow::Result<Answer> {
+        match self {
+            Self::Remote(url) => remote(url, expression, question).await,
+            Self::Here(memory) => Ok(here(memory, expression, question)),
+        }
+    }
+}
+
+async fn remote(url: &str, expression: &str, question: Question) -> anyhow::Result<Answer> {
+    let seconds = |millis: i64| format!("{}.{:03}", millis / 1000, millis % 1000);
+    let answer = match question {
+        Question::Instant(at) => {
+            let fields = [("query", expression), ("time", &seconds(at))];
+            post_form(&format!("{url}/api/v1/query"), &fields).await?
+        }
+        Question::Range(start, end, step) => {
+            let fields = [
+                ("query", expression),
+                ("start", &seconds(start)),
+                ("end", &seconds(end)),
+                ("step", &seconds(step)),
+            ];
+            post_form(&format!("{url}/api/v1/query_range"), &fields).await?
+        }
+    };
+    let json = answer.json();
+    let mut remarks: Vec<String> = ["warnings", "infos"]
+        .into_iter()
+        .filter_map(|key| json[key].as_array())
+        .flatten()
+        .filter_map(|text| text.as_str().map(str::to_owned))
+        .collect();
+    remarks.sort();
+    let result = match json["status"].as_str() {
+        Some("success") => Ok(series(&json["data"])?),
+        Some("error") => Err(json["error"].as_str().unwrap_or("").to_owned()),
+        _ => anyhow::bail!("not an answer: {}", answer.text()),
+    };
+    Ok(Answer { result, remarks })
+}
+
+fn series(data: &Json) -> anyhow::Result<Series> {
+    let kind = data["resultType"].as_str().context("no resultType")?.to_owned();
+    if matches!(kind.as_str(), "scalar" | "string") {
+        let series = vec![(BTreeMap::new(), vec![point(&data["result"])?])];
+        return Ok(Series { kind, series });
+    }
+    let mut out = Vec::new();
+    for element in data["result"].as_array().context("no result")? {
+        let labels = element["metric"].as_object().context("no metric")?;
+        let labels = labels
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().unwrap_or("").to_owned()))
+            .collect();
+        let points = match element["values"].as_array() {
+            Some(values) => values.iter().map(point).collect::<Result<_, _>>()?,
+            None => vec![point(&element["value"])?],
+        };
+        out.push((labels, points));
+    }
+    Ok(Series { kind, series: out })
+}
+
+fn point(pair: &Json) -> anyhow::Result<(i64, f64)> {
+    let at = pair[0].as_f64().context("no time")?;
+    let text = pair[1].as_str().context("no value")?;
+    let value = tributary_model::number::parse_float(text).unwrap_or(f64::NAN);
+    Ok(((at * 1000.0).round() as i64, value))
+}
+
+fn here(memory: &Memory, expression: &str, question: Question) -> Answer {
+    let outcome = evaluate(memory, expression, question);
+    let mut remarks = Vec::new();
+    let result = outcome.map(|outcome| {
+        remarks.extend(outcome.warnings);
+        remarks.extend(outcome.infos);
+        remarks.sort();
+        own_series(outcome.value)
+    });
+    Answer { result, remarks }
+}
+
+fn evaluate(memory: &Memory, expression: &str, question: Question) -> Result<Outcome, String> {
+    let expr = tributary_promql::parse(expression).map_err(|e| e.to_string())?;
+    let options = Options { query: expression.into(), ..Options::default() };
+    let time = Timestamp::from_millis;
+    match question {
+        Question::Instant(at) => eval::instant(&expr, memory, time(at), &options),
+        Question::Range(start, end, step) => {
+            let step = Duration::from_millis(step.unsigned_abs());
+            eval::range(&expr, memory, time(start), time(end), step, &options)
+        }
+    }
+    .map_err(|e| e.to_string())
+}
+
+fn own_series(value: Value) -> Series {
+    let map = |labels: &Labels| {
+        labels.iter().map(|l| (l.name.to_string(), l.value.to_string())).collect()
+    };
+    let point = |sample: &Sample| (sample.at.as_millis(), sample.value);
+    let kind = value.value_type().as_str().to_owned();
+    let series = match &value {
+        Value::Scalar(sample) => vec![(BTreeMap::new(), vec![point(sample)])],
+        Value::String { at, .. } => vec![(BTreeMap::new(), vec![(at.as_millis(), f64::NAN)])],
+        Value::Vector(vector) => {
+            vector.iter().map(|v| (map(&v.labels), vec![point(&v.sample)])).collect()
+        }
+        Value::Matrix(matrix) => matrix
+            .iter()
+            .map(|series| (map(&series.labels), series.samples.iter().map(point).collect()))
+            .collect(),
+    };
+    Series { kind, series }
+}
