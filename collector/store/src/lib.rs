@@ -1,1 +1,357 @@
-//! Placeholder.
+//! The embedded, insert-only sample store: acknowledged means on disk, and what was accepted stays.
+//!
+//! A batch is decided about, journalled and synced by one writer thread; samples live in the head, compressed in memory,
+//! until their two-hour window is closed and moves into pages in the key-value store. `FORMAT.md` has every byte.
+
+mod batch;
+mod cache;
+mod catalogue;
+mod codec;
+mod compact;
+mod core;
+mod error;
+mod expire;
+mod head;
+mod index;
+mod keys;
+mod kv;
+mod ledger;
+mod page;
+mod read;
+mod record;
+mod recover;
+mod state;
+mod summary;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+use tributary_model::matcher::Matcher;
+use tributary_model::sample::Timestamp;
+use tributary_model::series::Metadata;
+
+use crate::compact::{Progress, ask};
+use crate::core::Core;
+use crate::keys::{window, window_start};
+use crate::writer::{Request, Writer};
+
+pub use batch::{Accepted, Batch, GapEntry, Reason, SeriesId, StreamKey, StreamState};
+pub use error::{Error, KvError};
+pub use ledger::Gap;
+pub use read::SelectedSeries;
+pub use recover::{OpenReport, Replay, ReplayError, Resolver};
+pub use summary::{ClusterSummary, Stats, StreamSummary};
+pub use writer::{AppendDone, StateDone};
+
+/// Requests that wait for the writer. Full: the caller of `append` waits.
+const QUEUE: usize = 256;
+/// A window stays in the head for so long after its end, for what comes late.
+const GRACE: Duration = Duration::from_secs(15 * 60);
+/// Closed windows wait for each other for so long, so that a backlog becomes few pages.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// A head over this many bytes does not wait.
+const HEAD_BYTES: usize = 128 << 20;
+
+/// Where a store lives and what it accepts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder; made if it is missing.
+    pub path: PathBuf,
+    /// Days older than this are dropped, and older samples refused.
+    pub retention: Duration,
+    /// How far behind its stream a sample may lie that is not newer than its series' last one.
+    pub out_of_order_window: Duration,
+    /// How far in the future a sample may lie when it is received.
+    pub future_window: Duration,
+    /// Length of a journal segment.
+    pub journal_segment_bytes: u64,
+    /// sled's cache.
+    pub cache_bytes: u64,
+    /// Decompressed pages kept for queries.
+    pub page_cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("data"),
+            retention: Duration::from_secs(3 * 365 * 86_400),
+            out_of_order_window: Duration::from_secs(2 * 3600),
+            future_window: Duration::from_secs(120),
+            journal_segment_bytes: 32 << 20,
+            cache_bytes: 64 << 20,
+            page_cache_bytes: 32 << 20,
+        }
+    }
+}
+
+/// What a maintenance round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MaintainReport {
+    /// Samples moved from the head into pages.
+    pub flushed_samples: u64,
+    /// Pages written.
+    pub pages: u64,
+    /// Their bytes.
+    pub page_bytes: u64,
+    /// Bytes of journal deleted.
+    pub journal_freed: u64,
+    /// Days dropped.
+    pub dropped_days: u64,
+    /// Series removed from the catalogue.
+    pub dropped_series: u64,
+}
+
+/// The store. Clones share it; it closes with the last one.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+struct Shared {
+    core: Arc<Core>,
+    progress: Mutex<Progress>,
+    /// Taken when the store closes, which ends the writer.
+    queue: Option<SyncSender<Request>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Shared {
+    /// Waits until the writer has answered everything that was asked.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has nothing left to wait for.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Store {
+    /// Opens or makes a store, and reads back what the journal has.
+    pub fn open(options: Options, replay: &mut dyn Replay) -> Result<(Self, OpenReport), Error> {
+        Self::start(recover::open(options, None, replay)?)
+    }
+
+    fn start(opened: recover::Opened) -> Result<(Self, OpenReport), Error> {
+        let recover::Opened { core, journal, summaries, starts, progress, report } = opened;
+        let (queue, requests) = sync_channel(QUEUE);
+        let writer = Writer::new(Arc::clone(&core), journal, summaries, starts);
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(&requests))
+            .map_err(|source| Error::Io {
+                doing: "starting the writer of",
+                path: core.options.path.clone(),
+                source,
+            })?;
+        let progress = Mutex::new(progress);
+        let shared = Shared { core, progress, queue: Some(queue), writer: Some(writer) };
+        Ok((Self(Arc::new(shared)), report))
+    }
+
+    /// The series with these labels, made if it is missing. The labels already carry the cluster label. The number
+    /// stays valid while the series is written to, and for a day after this call.
+    pub fn resolve(&self, cluster: &ClusterName, labels: &Labels) -> SeriesId {
+        self.0.core.resolve(cluster, labels)
+    }
+
+    /// The series of a cluster that count against its limit: those with samples in the head, and those that were
+    /// resolved and have no sample yet.
+    pub fn series_count(&self, cluster: &ClusterName) -> usize {
+        let Some(shard) = self.0.core.find_shard(cluster) else { return 0 };
+        let series = shard.index().len();
+        let head = shard.head();
+        head.active() + series.saturating_sub(head.sampled())
+    }
+
+    /// Decides about a batch, journals its payload, and calls `done` once it is on disk. `done` runs on the writer
+    /// thread and must be quick. Waits while the queue is full. A batch whose number is not above its stream's last is
+    /// known already: it is answered with zeros.
+    pub fn append(&self, payload: Vec<u8>, batch: Batch, done: AppendDone) {
+        match self.queue() {
+            Ok(queue) => {
+                if let Err(refused) = queue.send(Request::Append { payload, batch, done })
+                    && let Request::Append { done, .. } = refused.0
+                {
+                    done(Err(Error::Poisoned));
+                }
+            }
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    /// How far a stream is on disk; `None` for one that never sent.
+    pub fn stream(&self, key: &StreamKey) -> Option<StreamState> {
+        self.0.core.ledger().streams.get(key).map(|stream| stream.state)
+    }
+
+    /// Whether a stream may go on in the middle of its frame segment. If not, [`Store::append`] takes only a frame that
+    /// starts one, for state only if its number is not above the stream's last.
+    pub fn knows_segment(&self, key: &StreamKey) -> bool {
+        self.0.core.ledger().streams.get(key).is_some_and(|stream| stream.segment_start.is_some())
+    }
+
+    /// Changes small durable state: keys with their new values, `None` to remove. All or nothing; `done` as in `append`.
+    pub fn put_state(&self, changes: Vec<(String, Option<Vec<u8>>)>, done: StateDone) {
+        for (key, value) in &changes {
+            let bytes = value.as_ref().map_or(0, Vec::len);
+            let (what, bytes, limit) = if key.len() > state::MAX_KEY_BYTES || key.contains('\0') {
+                ("a key of the state", key.len(), state::MAX_KEY_BYTES)
+            } else {
+                ("a value of the state", bytes, state::MAX_STATE_BYTES)
+            };
+            if bytes > limit || key.contains('\0') {
+                return done(Err(Error::TooLarge { what, bytes, limit }));
+            }
+        }
+        match self.queue() {
+            Ok(queue) => {
+                if let Err(refused) = queue.send(Request::State { changes, done })
+                    && let Request::State { done, .. } = refused.0
+                {
+                    done(Err(Error::Poisoned));
+                }
+            }
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    /// The state whose keys begin with `prefix`, by key.
+    pub fn state(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let ledger = self.0.core.ledger();
+        let from = ledger.state.range(prefix.to_owned()..);
+        let found = from.take_while(|(key, _)| key.starts_with(prefix));
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    /// The series that satisfy the matchers and may have samples between two times, both inclusive.
+    pub fn select(
+        &self,
+        matchers: &[Matcher],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<SelectedSeries>, Error> {
+        Ok(read::select(&self.0.core, matchers, from, to))
+    }
+
+    /// The label sets of those series.
+    pub fn series(&self, matchers: &[Matcher], from: Timestamp, to: Timestamp) -> Vec<Labels> {
+        read::series(&self.0.core, matchers, from, to)
+    }
+
+    /// The label names of those series, sorted.
+    pub fn label_names(&self, matchers: &[Matcher], from: Timestamp, to: Timestamp) -> Vec<String> {
+        read::label_names(&self.0.core, matchers, from, to)
+    }
+
+    /// The values of a label in those series, sorted.
+    pub fn label_values(
+        &self,
+        name: &str,
+        matchers: &[Matcher],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Vec<String> {
+        read::label_values(&self.0.core, name, matchers, from, to)
+    }
+
+    /// What is known of metrics, by cluster and metric.
+    pub fn metadata(&self) -> Vec<(ClusterName, Metadata)> {
+        let ledger = self.0.core.ledger();
+        let all = ledger.metadata.iter();
+        all.flat_map(|(c, known)| known.values().map(|m| (c.clone(), m.clone()))).collect()
+    }
+
+    /// The gap ledger, in the order in which the gaps were reported.
+    pub fn gaps(&self) -> Vec<Gap> {
+        self.0.core.ledger().gaps.clone()
+    }
+
+    /// Every cluster with its streams, by name.
+    pub fn clusters(&self) -> Vec<ClusterSummary> {
+        summary::clusters(&self.0.core)
+    }
+
+    /// Every stream, by cluster and instance.
+    pub fn streams(&self) -> Vec<StreamSummary> {
+        summary::streams(&self.0.core)
+    }
+
+    /// Numbers of the whole store. Looks at files: not for every request.
+    pub fn stats(&self) -> Stats {
+        summary::stats(&self.0.core)
+    }
+
+    /// Moves closed windows into pages, deletes journal that is not needed, and drops what is older than the
+    /// retention. To be called every few seconds, from a thread that may block.
+    pub fn maintain(&self, now: Timestamp) -> Result<MaintainReport, Error> {
+        let core = &self.0.core;
+        core.tick(now.as_millis());
+        let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = compact::horizon(now, GRACE);
+        let mut report = MaintainReport::default();
+        if self.due(&progress, before, now) {
+            self.flush(&mut progress, before, now, &mut report)?;
+        }
+        let expired = expire::expire(core, now.minus(core.options.retention))?;
+        report.dropped_days = expired.partitions;
+        report.dropped_series = expired.series;
+        Ok(report)
+    }
+
+    /// Moves every window that begins before `now` into pages, closed or not. For tests and before a copy is made.
+    pub fn flush_head_before(&self, now: Timestamp) -> Result<MaintainReport, Error> {
+        let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut report = MaintainReport::default();
+        let before = window_start(window(now.as_millis()).saturating_add(1));
+        self.flush(&mut progress, before, now, &mut report)?;
+        Ok(report)
+    }
+
+    fn flush(
+        &self,
+        progress: &mut Progress,
+        before: i64,
+        now: Timestamp,
+        report: &mut MaintainReport,
+    ) -> Result<(), Error> {
+        let queue = self.queue()?;
+        let flushed = compact::flush(&self.0.core, queue, progress, before)?;
+        progress.flushed_at = Some(now);
+        report.flushed_samples = flushed.samples;
+        report.pages = flushed.pages;
+        report.page_bytes = flushed.page_bytes;
+        let marks = progress.marks.clone();
+        let attempt = progress.attempts;
+        let forget = |reply| Request::Forget { marks, attempt, now, reply };
+        report.journal_freed = ask(queue, forget)?;
+        Ok(())
+    }
+
+    /// Whether a flush is worth it: there is something to move or journal to free, and the last one is some time ago
+    /// or memory is short.
+    fn due(&self, progress: &Progress, before: i64, now: Timestamp) -> bool {
+        let core = &self.0.core;
+        if progress.flushed_at.is_some_and(|last| now.since(last) < FLUSH_INTERVAL) {
+            let bytes: usize = core.shards().iter().map(|shard| shard.head().bytes()).sum();
+            if bytes < HEAD_BYTES {
+                return false;
+            }
+        }
+        let journal = core.journal_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        journal > 2 * core.options.journal_segment_bytes
+            || core.shards().iter().any(|s| s.head().oldest().is_some_and(|at| at < before))
+    }
+
+    fn queue(&self) -> Result<&SyncSender<Request>, Error> {
+        self.0.queue.as_ref().ok_or(Error::Closed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

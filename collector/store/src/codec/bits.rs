@@ -1,0 +1,146 @@
+//! Bit by bit, most significant first.
+
+/// Grows a bit string.
+#[derive(Debug, Clone)]
+pub(crate) struct BitWriter {
+    bytes: Vec<u8>,
+    /// Bits not in `bytes` yet, from the top.
+    pending: u64,
+    /// Free bits at the bottom of `pending`; 1 to 64.
+    free: u32,
+}
+
+impl Default for BitWriter {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), pending: 0, free: 64 }
+    }
+}
+
+impl BitWriter {
+    /// Appends the lowest `count` bits of `value`; the others must be zero.
+    pub(crate) fn write(&mut self, value: u64, count: u32) {
+        if count == 0 {
+            return;
+        }
+        if count < self.free {
+            self.free -= count;
+            self.pending |= value << self.free;
+            return;
+        }
+        let rest = count - self.free;
+        self.pending |= value >> rest;
+        self.bytes.extend_from_slice(&self.pending.to_be_bytes());
+        self.free = 64 - rest;
+        self.pending = if rest == 0 { 0 } else { value << self.free };
+    }
+
+    /// The bits, padded with zeros to whole bytes.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.flush();
+        self.bytes
+    }
+
+    /// A copy of the bits so far, padded as by `finish`.
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        let mut copy = Vec::with_capacity(self.bytes.len() + 8);
+        copy.extend_from_slice(&self.bytes);
+        let tail = self.pending.to_be_bytes();
+        copy.extend(tail.iter().take(self.tail()));
+        copy
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    fn flush(&mut self) {
+        let tail = self.pending.to_be_bytes();
+        self.bytes.extend(tail.iter().take(self.tail()));
+    }
+
+    fn tail(&self) -> usize {
+        usize::try_from((64 - self.free).div_ceil(8)).unwrap_or(8)
+    }
+}
+
+/// Reads what a [`BitWriter`] wrote. Reading over the end is `None`.
+#[derive(Debug, Clone)]
+pub(crate) struct BitReader<'a> {
+    bytes: &'a [u8],
+    bit: usize,
+}
+
+impl<'a> BitReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, bit: 0 }
+    }
+
+    /// The next `count` bits, at most 64.
+    pub(crate) fn read(&mut self, count: u32) -> Option<u64> {
+        if count > 56 {
+            let low = count - 32;
+            return Some(self.read(32)? << low | self.read(low)?);
+        }
+        if count == 0 {
+            return Some(0);
+        }
+        let from = self.bytes.get(self.bit / 8..)?;
+        let shift = u32::try_from(self.bit % 8).unwrap_or(0);
+        let word = match from.first_chunk::<8>() {
+            Some(word) => u64::from_be_bytes(*word),
+            None => {
+                let available = u32::try_from(from.len() * 8).unwrap_or(0);
+                if shift + count > available {
+                    return None;
+                }
+                let mut word = [0u8; 8];
+                for (to, from) in word.iter_mut().zip(from) {
+                    *to = *from;
+                }
+                u64::from_be_bytes(word)
+            }
+        };
+        self.bit += usize::try_from(count).unwrap_or(0);
+        Some(word << shift >> (64 - count))
+    }
+
+    /// The next bit.
+    pub(crate) fn bit(&mut self) -> Option<bool> {
+        self.read(1).map(|bit| bit == 1)
+    }
+
+    /// Whole bytes that were begun.
+    pub(crate) fn bytes_read(&self) -> usize {
+        self.bit.div_ceil(8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn reads_what_was_written(parts in prop::collection::vec((any::<u64>(), 0..=64u32), 0..100)) {
+            let parts: Vec<_> = parts
+                .into_iter()
+                .map(|(value, count)| (value & u64::MAX.checked_shr(64 - count).unwrap_or(0), count))
+                .collect();
+            let mut writer = BitWriter::default();
+            for (value, count) in &parts {
+                writer.write(*value, *count);
+            }
+            let snapshot = writer.snapshot();
+            let bytes = writer.finish();
+            prop_assert_eq!(&snapshot, &bytes);
+            let mut reader = BitReader::new(&bytes);
+            for (value, count) in &parts {
+                prop_assert_eq!(reader.read(*count), Some(*value));
+            }
+            prop_assert!(reader.read(8).is_none());
+            prop_assert_eq!(reader.bytes_read(), bytes.len());
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Bits, integers and chunks: every encoder stands beside its decoder.
+
+pub(crate) mod bits;
+pub(crate) mod clock;
+pub(crate) mod fields;
+pub(crate) mod pack;
+pub(crate) mod values;
+pub(crate) mod xor;

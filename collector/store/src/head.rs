@@ -1,0 +1,398 @@
+//! The newest samples of one cluster, in memory, compressed as they grow.
+
+use std::sync::Arc;
+
+use tributary_model::sample::Sample;
+
+use crate::batch::Reason;
+use crate::codec::fields::Malformed;
+use crate::codec::xor::{self, Appender};
+use crate::keys::{EARLIEST_MILLIS, window};
+
+/// Most samples of one head chunk; the next one is begun.
+const MAX_CHUNK_SAMPLES: u32 = 480;
+/// No time at all.
+const NEVER: i64 = i64::MIN;
+/// No slot.
+const IDLE: u32 = u32::MAX;
+
+/// The head of one shard. Series are numbered by the catalogue.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    entries: Vec<Entry>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Series that have a sample somewhere.
+    sampled: usize,
+}
+
+/// What is known of every series, active or not.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    first: i64,
+    last: i64,
+    slot: u32,
+    group: u32,
+}
+
+/// An active series.
+#[derive(Debug, Default)]
+struct Slot {
+    series: u32,
+    /// The newest sample's value, if it was appended since the slot was made.
+    newest: Option<u64>,
+    open: Option<Appender>,
+    /// Behind each other, oldest first.
+    sealed: Vec<Arc<Chunk>>,
+    /// Samples older than the newest one, by ascending time.
+    late: Vec<(i64, u64)>,
+    /// On their way into pages; may overlap.
+    frozen: Vec<Arc<Chunk>>,
+}
+
+/// A sealed chunk; it lies in one window.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// First sample's time.
+    pub(crate) min: i64,
+    /// Last sample's time.
+    pub(crate) max: i64,
+    count: u32,
+    bytes: Box<[u8]>,
+}
+
+impl Chunk {
+    fn seal(open: Appender) -> Arc<Self> {
+        let (min, max, count) = (open.first(), open.last(), open.count());
+        Arc::new(Self { min, max, count, bytes: open.finish().into() })
+    }
+
+    /// Visits the samples in order until `visit` says no.
+    pub(crate) fn read(&self, visit: impl FnMut(Sample) -> bool) -> Result<(), Malformed> {
+        xor::decode(&self.bytes, self.count, visit)
+    }
+
+    fn find(&self, at: i64) -> Option<u64> {
+        if !(self.min..=self.max).contains(&at) {
+            return None;
+        }
+        let mut found = None;
+        let read = self.read(|sample| {
+            if sample.at.as_millis() == at {
+                found = Some(sample.value.to_bits());
+            }
+            sample.at.as_millis() < at
+        });
+        read.ok().and(found)
+    }
+}
+
+/// What the head says of a sample by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is in.
+    Stored,
+    /// It is refused.
+    Refused(Reason),
+    /// It is older than the newest: what is there already must be looked up.
+    Late,
+}
+
+/// What a batch's samples are measured against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Older than this is older than the retention.
+    pub(crate) oldest: i64,
+    /// Out-of-order samples and first samples must not be older than this.
+    pub(crate) in_window: i64,
+    /// Nothing may be newer than this.
+    pub(crate) newest: i64,
+}
+
+impl Head {
+    /// Makes room for one more series and returns its number, which is its place.
+    pub(crate) fn push_series(&mut self, group: u32) {
+        self.entries.push(Entry { first: i64::MAX, last: NEVER, slot: IDLE, group });
+    }
+
+    /// What is known from pages.
+    pub(crate) fn widen(&mut self, series: u32, first: i64, last: i64) {
+        if let Some(entry) = self.entries.get_mut(place(series)) {
+            self.sampled += usize::from(entry.last == NEVER);
+            entry.first = entry.first.min(first);
+            entry.last = entry.last.max(last);
+        }
+    }
+
+    /// Forgets what is known of a resting series.
+    pub(crate) fn forget(&mut self, series: u32) {
+        if let Some(entry) = self.entries.get_mut(place(series)) {
+            self.sampled -= usize::from(entry.last != NEVER);
+            (entry.first, entry.last) = (i64::MAX, NEVER);
+        }
+    }
+
+    /// Whether a series has samples here.
+    pub(crate) fn is_active(&self, series: u32) -> bool {
+        self.slot(series).is_some()
+    }
+
+    /// The number of series that have a sample somewhere.
+    pub(crate) fn sampled(&self) -> usize {
+        self.sampled
+    }
+
+    /// First and last sample of a series, wherever they are; `None` if there is no sample.
+    pub(crate) fn span(&self, series: u32) -> Option<(i64, i64)> {
+        let entry = self.entries.get(place(series))?;
+        (entry.last != NEVER).then_some((entry.first, entry.last))
+    }
+
+    /// The page group of a series; `None` if the series is not there.
+    pub(crate) fn group(&self, series: u32) -> Option<u32> {
+        self.entries.get(place(series)).map(|entry| entry.group)
+    }
+
+    /// The number of series with samples here.
+    pub(crate) fn active(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Bytes of the chunks, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.iter().map(Slot::bytes).sum()
+    }
+
+    /// Decides about one sample, and appends it if it is newer than its series' last.
+    pub(crate) fn append(&mut self, series: u32, at: i64, value: u64, bounds: &Bounds) -> Verdict {
+        let Some(entry) = self.entries.get(place(series)).copied() else {
+            return Verdict::Refused(Reason::Unknown);
+        };
+        if at > bounds.newest {
+            return Verdict::Refused(Reason::Future);
+        }
+        if at < bounds.oldest || at < EARLIEST_MILLIS {
+            return Verdict::Refused(Reason::Expired);
+        }
+        if at > entry.last {
+            if entry.last == NEVER && at < bounds.in_window {
+                return Verdict::Refused(Reason::OutOfOrder);
+            }
+            self.insert(series, at, value);
+            return Verdict::Stored;
+        }
+        // A sample sent again is most often the newest one: looked at first, and however old it is.
+        if at == entry.last {
+            return match self.slots.get(place(entry.slot)).and_then(|slot| slot.newest) {
+                Some(newest) if newest == value => Verdict::Refused(Reason::Duplicate),
+                Some(_) => Verdict::Refused(Reason::Conflict),
+                None => Verdict::Late,
+            };
+        }
+        if at < bounds.in_window {
+            return Verdict::Refused(Reason::OutOfOrder);
+        }
+        Verdict::Late
+    }
+
+    /// Puts a sample in, wherever it belongs. One at a time that is taken already changes nothing.
+    pub(crate) fn insert(&mut self, series: u32, at: i64, value: u64) {
+        let Some(entry) = self.entries.get(place(series)).copied() else { return };
+        let slot = if entry.slot == IDLE { self.activate(series) } else { entry.slot };
+        let newer = at > entry.last;
+        self.sampled += usize::from(entry.last == NEVER);
+        if let Some(entry) = self.entry(series) {
+            entry.first = entry.first.min(at);
+            entry.last = entry.last.max(at);
+        }
+        let Some(slot) = self.slots.get_mut(place(slot)) else { return };
+        if newer {
+            slot.push(at, value);
+        } else if let Err(place) = slot.late.binary_search_by_key(&at, |(late, _)| *late)
+            && slot.find(at).is_none()
+        {
+            slot.late.insert(place, (at, value));
+        }
+    }
+
+    /// The value at a time, if it is here.
+    pub(crate) fn find(&self, series: u32, at: i64) -> Option<u64> {
+        self.slot(series)?.find(at)
+    }
+
+    /// Visits the samples of a series between two times, both inclusive; in no particular order over chunks.
+    pub(crate) fn read(&self, series: u32, from: i64, to: i64) -> Pieces {
+        let mut pieces = Pieces::default();
+        let Some(slot) = self.slot(series) else { return pieces };
+        let overlaps = |chunk: &&Arc<Chunk>| chunk.min <= to && from <= chunk.max;
+        pieces.chunks.extend(slot.frozen.iter().chain(&slot.sealed).filter(overlaps).cloned());
+        if let Some(open) = slot.open.as_ref().filter(|o| o.first() <= to && from <= o.last()) {
+            pieces.chunks.push(Arc::new(Chunk {
+                min: open.first(),
+                max: open.last(),
+                count: open.count(),
+                bytes: open.snapshot().into(),
+            }));
+        }
+        let begin = slot.late.partition_point(|(at, _)| *at < from);
+        let inside = slot.late.iter().skip(begin).take_while(|(at, _)| *at <= to);
+        pieces.late.extend(inside.copied());
+        pieces
+    }
+
+    /// Sets everything older than `before`, a window's start, aside for pages. It stays readable.
+    pub(crate) fn freeze(&mut self, before: i64) -> Vec<Frozen> {
+        let mut out = Vec::new();
+        for slot in &mut self.slots {
+            slot.freeze(before);
+            if !slot.frozen.is_empty() {
+                let chunks = slot.frozen.clone();
+                out.push(Frozen { series: slot.series, group: 0, chunks });
+            }
+        }
+        for frozen in &mut out {
+            frozen.group = self.group(frozen.series).unwrap_or(0);
+        }
+        out.sort_unstable_by_key(|frozen| (frozen.group, frozen.series));
+        out
+    }
+
+    /// Forgets what was set aside and is in pages now, and puts idle series to rest.
+    pub(crate) fn release(&mut self, frozen: &[Frozen]) {
+        for done in frozen {
+            let Some(entry) = self.entries.get(place(done.series)).copied() else { continue };
+            let Some(slot) = self.slots.get_mut(place(entry.slot)) else { continue };
+            slot.frozen.retain(|c| !done.chunks.iter().any(|d| Arc::ptr_eq(c, d)));
+            if slot.is_empty() {
+                *slot = Slot::default();
+                self.free.push(entry.slot);
+                if let Some(entry) = self.entry(done.series) {
+                    entry.slot = IDLE;
+                }
+            }
+        }
+    }
+
+    /// The oldest sample here.
+    pub(crate) fn oldest(&self) -> Option<i64> {
+        self.slots.iter().filter_map(Slot::oldest).min()
+    }
+
+    fn activate(&mut self, series: u32) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).unwrap_or(IDLE)
+        });
+        if let Some(slot) = self.slots.get_mut(place(slot)) {
+            slot.series = series;
+        }
+        if let Some(entry) = self.entry(series) {
+            entry.slot = slot;
+        }
+        slot
+    }
+
+    fn entry(&mut self, series: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(place(series))
+    }
+
+    fn slot(&self, series: u32) -> Option<&Slot> {
+        let entry = self.entries.get(place(series))?;
+        self.slots.get(place(entry.slot))
+    }
+}
+
+impl Slot {
+    fn push(&mut self, at: i64, value: u64) {
+        let full = |open: &Appender| {
+            open.count() >= MAX_CHUNK_SAMPLES || window(open.last()) != window(at)
+        };
+        if let Some(open) = self.open.take_if(|open| full(open)) {
+            self.sealed.push(Chunk::seal(open));
+        }
+        self.open.get_or_insert_default().push(at, value);
+        self.newest = Some(value);
+    }
+
+    fn find(&self, at: i64) -> Option<u64> {
+        if let Ok(place) = self.late.binary_search_by_key(&at, |(late, _)| *late) {
+            return self.late.get(place).map(|(_, value)| *value);
+        }
+        if let Some(open) = self.open.as_ref().filter(|open| open.first() <= at) {
+            let (bytes, mut found) = (open.snapshot(), None);
+            let read = xor::decode(&bytes, open.count(), |sample| {
+                if sample.at.as_millis() == at {
+                    found = Some(sample.value.to_bits());
+                }
+                sample.at.as_millis() < at
+            });
+            if read.is_ok() && found.is_some() {
+                return found;
+            }
+        }
+        self.sealed.iter().chain(&self.frozen).find_map(|chunk| chunk.find(at))
+    }
+
+    fn freeze(&mut self, before: i64) {
+        if let Some(open) = self.open.take_if(|open| open.last() < before) {
+            self.sealed.push(Chunk::seal(open));
+        }
+        let done = self.sealed.partition_point(|chunk| chunk.max < before);
+        self.frozen.extend(self.sealed.drain(..done));
+        let done = self.late.partition_point(|(at, _)| *at < before);
+        let mut open: Option<Appender> = None;
+        for (at, value) in self.late.drain(..done) {
+            if let Some(full) = open.take_if(|open| {
+                open.count() >= MAX_CHUNK_SAMPLES || window(open.last()) != window(at)
+            }) {
+                self.frozen.push(Chunk::seal(full));
+            }
+            open.get_or_insert_default().push(at, value);
+        }
+        self.frozen.extend(open.map(Chunk::seal));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.open.is_none()
+            && self.sealed.is_empty()
+            && self.late.is_empty()
+            && self.frozen.is_empty()
+    }
+
+    fn oldest(&self) -> Option<i64> {
+        let chunks = self.sealed.first().into_iter().chain(&self.frozen).map(|chunk| chunk.min);
+        let late = self.late.first().map(|(at, _)| *at);
+        chunks.chain(self.open.as_ref().map(Appender::first)).chain(late).min()
+    }
+
+    fn bytes(&self) -> usize {
+        let chunks = self.sealed.iter().chain(&self.frozen);
+        let sealed: usize = chunks.map(|chunk| chunk.bytes.len() + size_of::<Chunk>() + 16).sum();
+        let open = self.open.as_ref().map_or(0, Appender::capacity);
+        sealed + open + self.late.capacity() * 16 + size_of::<Self>()
+    }
+}
+
+/// A series' chunks on their way into pages.
+#[derive(Debug, Clone)]
+pub(crate) struct Frozen {
+    /// The series.
+    pub(crate) series: u32,
+    /// Its page group.
+    pub(crate) group: u32,
+    /// The chunks, in no particular order.
+    pub(crate) chunks: Vec<Arc<Chunk>>,
+}
+
+/// What the head has of a series, detached from it.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    /// Chunks that overlap the range asked for.
+    pub(crate) chunks: Vec<Arc<Chunk>>,
+    /// Late samples in the range.
+    pub(crate) late: Vec<(i64, u64)>,
+}
+
+fn place(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}

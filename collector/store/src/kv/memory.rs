@@ -1,0 +1,105 @@
+//! A key-value store in memory that fails when it is told to, and forgets what was not persisted.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use super::{Change, Kv};
+use crate::error::KvError;
+
+type Trees = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+
+/// Clones share the content.
+#[derive(Clone, Default)]
+pub(crate) struct Memory(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    now: Trees,
+    durable: Trees,
+    /// Operations that still succeed.
+    budget: Option<u32>,
+}
+
+impl Memory {
+    /// After so many more writes and syncs every one fails; `None` heals.
+    pub(crate) fn fail_after(&self, operations: Option<u32>) {
+        self.0.lock().unwrap().budget = operations;
+    }
+
+    /// What a power cut leaves.
+    pub(crate) fn cut_power(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.now = state.durable.clone();
+    }
+}
+
+impl State {
+    fn spend(&mut self) -> Result<(), KvError> {
+        match &mut self.budget {
+            Some(0) => Err(KvError::Injected),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Kv for Memory {
+    fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Ok(self.0.lock().unwrap().now.get(tree).and_then(|tree| tree.get(key)).cloned())
+    }
+
+    fn range(
+        &self,
+        tree: &str,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), KvError> {
+        let state = self.0.lock().unwrap();
+        for (key, value) in state.now.get(tree).into_iter().flat_map(|t| t.range(from.to_vec()..)) {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, tree: &str, changes: Vec<Change>) -> Result<(), KvError> {
+        let mut state = self.0.lock().unwrap();
+        state.spend()?;
+        let tree = state.now.entry(tree.to_owned()).or_default();
+        for (key, value) in changes {
+            assert!(value.as_ref().is_none_or(|v| v.len() <= super::MAX_VALUE_BYTES));
+            match value {
+                Some(value) => tree.insert(key, value),
+                None => tree.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    fn trees(&self) -> Vec<String> {
+        self.0.lock().unwrap().now.keys().cloned().collect()
+    }
+
+    fn drop_tree(&self, tree: &str) -> Result<(), KvError> {
+        let mut state = self.0.lock().unwrap();
+        state.spend()?;
+        state.now.remove(tree);
+        Ok(())
+    }
+
+    fn persist(&self) -> Result<(), KvError> {
+        let mut state = self.0.lock().unwrap();
+        state.spend()?;
+        state.durable = state.now.clone();
+        Ok(())
+    }
+
+    fn disk(&self) -> (u64, u64) {
+        (0, 0)
+    }
+}

@@ -1,0 +1,417 @@
+//! Opens a store: the key-value store, what it knows, and then the journal, record by record.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tributary_journal::{Journal, Position, Record};
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+use tributary_model::sample::Sample;
+
+use crate::batch::{Batch, SeriesId, StreamKey};
+use crate::codec::fields::{Fields, Malformed, put_varint};
+use crate::compact::{Progress, Stored, write_checkpoint};
+use crate::core::Core;
+use crate::error::{Error, KvError};
+use crate::kv::{Kv, Sled};
+use crate::ledger::{Gap, Stream, decode_metadata, stream_key};
+use crate::record::{self, BatchHead, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE};
+use crate::writer::{Mark, Summaries, summarize};
+use crate::{Options, catalogue, keys, state};
+
+/// The format of the key-value store's content.
+const VERSION: u64 = 1;
+/// sled gives its lock back a moment after it was closed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Decodes the payloads that were given to [`crate::Store::append`], at the next start.
+pub trait Replay {
+    /// Decodes one payload. Series are to be resolved as they were when it came in.
+    fn replay(&mut self, store: &Resolver, payload: &[u8]) -> Result<Batch, ReplayError>;
+}
+
+/// A payload cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ReplayError(pub String);
+
+/// Finds and makes series while the store is being opened.
+#[derive(Clone)]
+pub struct Resolver(pub(crate) Arc<Core>);
+
+impl Resolver {
+    /// The series with these labels, made if it is missing.
+    pub fn resolve(&self, cluster: &ClusterName, labels: &Labels) -> SeriesId {
+        self.0.resolve(cluster, labels)
+    }
+}
+
+/// What opening found. [`OpenReport::is_clean`] says whether a person must hear of it.
+#[derive(Debug, Default)]
+pub struct OpenReport {
+    /// What the journal found and mended.
+    pub journal: tributary_journal::Recovery,
+    /// The key-value store could not be opened: where it was put, and why. Its pages are missing from the store.
+    pub set_aside: Option<(PathBuf, String)>,
+    /// The key-value store opened well but lacks what it had said to be on disk. Pages may be missing from the store.
+    pub rolled_back: bool,
+    /// Entries of the key-value store that are damaged, one sentence each.
+    pub damaged: Vec<String>,
+    /// The journal is not the one that the key-value store belongs to; it was read from its beginning.
+    pub foreign_journal: bool,
+    /// Journal records read.
+    pub records: u64,
+    /// Samples put back into the head.
+    pub samples: u64,
+    /// Journal records that were needed and could not be decoded.
+    pub lost_records: u64,
+    /// Samples in them.
+    pub lost_samples: u64,
+    /// Why the first of them could not be decoded.
+    pub lost_why: Option<String>,
+    /// Streams whose sequence has a hole behind damage; the agent is asked again from there.
+    pub rewound: Vec<StreamKey>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl OpenReport {
+    /// Whether everything that was acknowledged is there. A torn tail was never acknowledged.
+    pub fn is_clean(&self) -> bool {
+        self.journal.damaged.is_empty()
+            && self.set_aside.is_none()
+            && !self.rolled_back
+            && !self.foreign_journal
+            && self.damaged.is_empty()
+            && self.lost_records == 0
+            && self.rewound.is_empty()
+    }
+}
+
+/// An opened store, before its writer runs.
+pub(crate) struct Opened {
+    pub(crate) core: Arc<Core>,
+    pub(crate) journal: Journal,
+    pub(crate) summaries: Summaries,
+    pub(crate) starts: HashMap<StreamKey, Position>,
+    pub(crate) progress: Progress,
+    pub(crate) report: OpenReport,
+}
+
+/// Opens the store in the options' folder; `kv` replaces sled in tests.
+pub(crate) fn open(
+    options: Options,
+    kv: Option<Box<dyn Kv>>,
+    replay: &mut dyn Replay,
+) -> Result<Opened, Error> {
+    let begun = Instant::now();
+    let (journal, recovery) = Journal::open(tributary_journal::Options {
+        dir: options.path.join("journal"),
+        segment_bytes: options.journal_segment_bytes,
+    })?;
+    let mut report = OpenReport { journal: recovery, ..OpenReport::default() };
+    let (core, mut progress) = match kv {
+        Some(kv) => load(options, kv, &mut report)?,
+        None => open_sled(options, &mut report)?,
+    };
+    let core = Arc::new(core);
+    let end = journal.end_position();
+    if progress.marks.iter().any(|mark| mark.position > end) {
+        report.foreign_journal = true;
+        progress.marks.clear();
+        for stream in core.ledger_mut().streams.values_mut() {
+            stream.as_of = Position::default();
+        }
+        write_checkpoint(&core, &progress.marks, progress.attempts)?;
+    }
+    let mut replayer = Replayer {
+        booked: progress.marks.iter().map(|mark| mark.position).max().unwrap_or_default(),
+        resolver: Resolver(Arc::clone(&core)),
+        marks: &progress.marks,
+        replay,
+        report,
+        summaries: Summaries::new(),
+        starts: HashMap::new(),
+        decodable: HashSet::new(),
+        attempts: 0,
+    };
+    let mut cursor = journal.read(Position::default())?;
+    while let Some(record) = cursor.next()? {
+        replayer.record(&record);
+    }
+    let Replayer { mut report, summaries, starts, attempts, .. } = replayer;
+    report.rolled_back = attempts > progress.attempts;
+    progress.attempts = progress.attempts.max(attempts);
+    report.took = begun.elapsed();
+    Ok(Opened { core, journal, summaries, starts, progress, report })
+}
+
+/// Opens sled. If it refuses or what it holds makes no sense, it is put aside and a new one begun.
+fn open_sled(options: Options, report: &mut OpenReport) -> Result<(Core, Progress), Error> {
+    let dir = options.path.join("sled");
+    let opened = Sled::open_patiently(&dir, options.cache_bytes, LOCK_PATIENCE);
+    let why = match opened {
+        Ok(kv) => match load(options.clone(), Box::new(kv), report) {
+            Err(e @ (Error::Kv { .. } | Error::Damaged { .. })) => chain(&e),
+            other => return other,
+        },
+        Err(e) if e.is_lock() => return Err(Error::kv("opening sled")(e)),
+        Err(e) => chain(&e),
+    };
+    let aside = free_name(&options.path)?;
+    fs::rename(&dir, &aside).map_err(|source| Error::Io {
+        doing: "putting aside the damaged folder",
+        path: dir.clone(),
+        source,
+    })?;
+    report.set_aside = Some((aside, why));
+    report.damaged.clear();
+    let kv = Sled::open_patiently(&dir, options.cache_bytes, LOCK_PATIENCE);
+    load(options, Box::new(kv.map_err(Error::kv("opening sled"))?), report)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        out = format!("{out}: {cause}");
+        source = cause.source();
+    }
+    out
+}
+
+fn free_name(path: &Path) -> Result<PathBuf, Error> {
+    (1..10_000)
+        .map(|n| path.join(format!("sled.broken-{n}")))
+        .find(|name| !name.exists())
+        .ok_or_else(|| Error::Io {
+            doing: "finding a free name for a damaged folder in",
+            path: path.to_owned(),
+            source: std::io::ErrorKind::AlreadyExists.into(),
+        })
+}
+
+/// Reads everything but pages out of the key-value store.
+fn load(
+    options: Options,
+    kv: Box<dyn Kv>,
+    report: &mut OpenReport,
+) -> Result<(Core, Progress), Error> {
+    let path = options.path.clone();
+    let core = Core::new(options, kv);
+    check_version(&core, path)?;
+    catalogue::load(&core, &mut report.damaged)?;
+    load_ledger(&core, &mut report.damaged)?;
+    let partitions = core.kv.trees().iter().filter_map(|t| keys::partition_of_tree(t)).collect();
+    *core.partitions.write().unwrap_or_else(std::sync::PoisonError::into_inner) = partitions;
+    let stored = core
+        .kv
+        .get(keys::META, keys::META_CHECKPOINT)
+        .map_err(Error::kv("reading the checkpoint"))?
+        .map(|value| Stored::decode(&value).map_err(Error::damaged("the checkpoint")))
+        .transpose()?;
+    // Without a checkpoint there may be pages of a flush that was cut short.
+    let newest = core.partitions().last().map_or(i64::MIN, |p| keys::partition_end(*p).as_millis());
+    let until = stored.as_ref().map_or(newest, |stored| stored.paged_until);
+    core.paged_until.store(until, Ordering::Release);
+    let Some(stored) = stored else {
+        return Ok((core, Progress::default()));
+    };
+    let (marks, attempts) = (stored.marks, stored.attempts);
+    Ok((core, Progress { marks, attempts, flushed_at: None }))
+}
+
+fn check_version(core: &Core, path: PathBuf) -> Result<(), Error> {
+    let found =
+        core.kv.get(keys::META, keys::META_VERSION).map_err(Error::kv("reading the version"))?;
+    let Some(found) = found else {
+        let mut value = Vec::new();
+        put_varint(&mut value, VERSION);
+        let change = (keys::META_VERSION.to_vec(), Some(value));
+        core.kv.batch(keys::META, vec![change]).map_err(Error::kv("writing the version"))?;
+        return core.kv.persist().map_err(Error::kv("writing the version"));
+    };
+    let version = Fields(&found).varint().map_err(Error::damaged("the store's version"))?;
+    if version == VERSION {
+        Ok(())
+    } else {
+        Err(Error::Version { path, version, supported: VERSION })
+    }
+}
+
+fn load_ledger(core: &Core, damaged: &mut Vec<String>) -> Result<(), Error> {
+    let mut ledger = core.ledger_mut();
+    let mut entries = |tree: &str, add: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), Malformed>| {
+        core.kv
+            .range(tree, &[], &mut |key, value| {
+                if let Err(why) = add(key, value) {
+                    damaged.push(format!("the entry {key:?} of \"{tree}\": {why}"));
+                }
+                ControlFlow::Continue(())
+            })
+            .map_err(Error::kv("reading the ledger"))
+    };
+    entries(keys::STREAMS, &mut |key, value| {
+        let stream = Stream::decode(value)?;
+        ledger.streams.insert(stream_key(&mut Fields(key))?, stream);
+        Ok(())
+    })?;
+    entries(keys::GAPS, &mut |_, value| {
+        ledger.add_gap(Gap::decode(value)?, false);
+        Ok(())
+    })?;
+    entries(keys::METADATA, &mut |key, value| {
+        let (cluster, metadata) = decode_metadata(key, value)?;
+        ledger.set_metadata(&cluster, metadata, false);
+        Ok(())
+    })?;
+    ledger.state = state::load(core.kv.as_ref())?;
+    Ok(())
+}
+
+/// Reads the journal back into the head and the ledger.
+struct Replayer<'a> {
+    resolver: Resolver,
+    marks: &'a [Mark],
+    /// In front of it, everything but samples is in the key-value store.
+    booked: Position,
+    replay: &'a mut dyn Replay,
+    report: OpenReport,
+    summaries: Summaries,
+    starts: HashMap<StreamKey, Position>,
+    /// Streams whose frames can be decoded from here on.
+    decodable: HashSet<StreamKey>,
+    /// The newest checkpoint that the journal knows of.
+    attempts: u32,
+}
+
+impl Replayer<'_> {
+    fn record(&mut self, record: &Record) {
+        self.report.records += 1;
+        let read = match record.kind {
+            KIND_BATCH => BatchHead::decode(&record.payload)
+                .map(|(head, payload)| self.batch(&head, payload, record.position)),
+            KIND_STATE => record::decode_state(&record.payload).map(|changes| {
+                if record.position >= self.booked {
+                    self.resolver.0.ledger_mut().change_state(changes);
+                }
+            }),
+            KIND_CHECKPOINT => Fields(&record.payload).small().map(|attempt| {
+                self.attempts = self.attempts.max(attempt);
+            }),
+            // A kind of a later version that older programs may pass over.
+            _ => Ok(()),
+        };
+        if let Err(why) = read {
+            self.lose(0, why.to_string());
+        }
+    }
+
+    fn batch(&mut self, head: &BatchHead, payload: &[u8], position: Position) {
+        self.resolver.0.tick(head.received_at.as_millis());
+        summarize(&mut self.summaries, head, position, &mut self.starts);
+        let newest = head.decision.range.map(|(_, newest)| newest);
+        let in_pages = newest.is_none_or(|newest| Mark::covers(self.marks, position, newest));
+        let extras = position >= self.booked && !head.state_only;
+        let needed = !in_pages || extras;
+        let batch = if head.starts_segment || self.decodable.contains(&head.stream) {
+            self.replay.replay(&self.resolver, payload).map_err(|e| e.to_string())
+        } else {
+            Err("the frames it builds on are missing".to_owned())
+        };
+        let decoded = batch.is_ok();
+        match batch {
+            Ok(mut batch) => {
+                self.decodable.insert(head.stream.clone());
+                if !in_pages {
+                    self.restore(head, &batch, position);
+                }
+                if extras {
+                    self.resolver.0.ledger_mut().book_extras(&mut batch);
+                }
+            }
+            Err(why) => {
+                self.decodable.remove(&head.stream);
+                self.starts.remove(&head.stream);
+                if needed {
+                    self.lose(u64::from(head.decision.accepted.stored), why);
+                }
+            }
+        }
+        let advance = decoded && self.continues(head, position);
+        let mut ledger = self.resolver.0.ledger_mut();
+        ledger.book(head, position, advance);
+        if !decoded && let Some(stream) = ledger.streams.get_mut(&head.stream) {
+            stream.segment_start = None;
+        }
+    }
+
+    /// Behind damage, a stream's number counts only if nothing is missing in front of it: a frame that was never
+    /// synced may be gone while a later one is there, and the agent must send it again.
+    fn continues(&mut self, head: &BatchHead, position: Position) -> bool {
+        let damaged = &self.report.journal.damaged;
+        let damage =
+            damaged.iter().any(|d| (d.segment, d.offset) < (position.segment, position.offset));
+        if !damage || head.starts_segment || head.state_only {
+            return true;
+        }
+        let ledger = self.resolver.0.ledger();
+        let state = ledger.streams.get(&head.stream).map(|stream| stream.state).unwrap_or_default();
+        let next = state.epoch == head.epoch && head.seq <= state.last_seq.saturating_add(1);
+        if !next && !self.report.rewound.contains(&head.stream) {
+            self.report.rewound.push(head.stream.clone());
+        }
+        next
+    }
+
+    /// Puts the samples that were stored, and are not in pages, back into the head.
+    fn restore(&mut self, head: &BatchHead, batch: &Batch, position: Position) {
+        let shard = self.resolver.0.shard(&head.stream.cluster);
+        let mut target = shard.head_mut();
+        let mut exceptions = head.decision.exceptions.iter().peekable();
+        for (index, (id, Sample { at, value })) in (0u32..).zip(&batch.samples) {
+            if exceptions.next_if(|(exception, _)| *exception == index).is_some() {
+                continue;
+            }
+            let (owner, series) = id.parts();
+            let at = at.as_millis();
+            if owner == shard.id && !Mark::covers(self.marks, position, at) {
+                target.insert(series, at, value.to_bits());
+                self.report.samples += 1;
+            }
+        }
+    }
+
+    fn lose(&mut self, samples: u64, why: String) {
+        self.report.lost_records += 1;
+        self.report.lost_samples += samples;
+        self.report.lost_why.get_or_insert(why);
+    }
+}
+
+impl Sled {
+    /// Opens, and waits for a lock that was not given back yet.
+    fn open_patiently(dir: &Path, cache_bytes: u64, patience: Duration) -> Result<Self, KvError> {
+        let begun = Instant::now();
+        loop {
+            match Self::open(dir, cache_bytes) {
+                Err(e) if e.is_lock() && begun.elapsed() < patience => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+impl KvError {
+    /// Whether another handle has the database open.
+    fn is_lock(&self) -> bool {
+        matches!(self, Self::Sled(sled::Error::Io(e)) if e.to_string().contains("acquire lock"))
+    }
+}

@@ -1,0 +1,176 @@
+//! Random steps against a model that keeps every sample in a map and knows nothing of windows, pages or journals.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proptest::prelude::*;
+use tributary_model::sample::Timestamp;
+
+use super::world::{Frame, HOUR, MINUTE, T0, World, stream};
+use crate::batch::{Accepted, Reason, StreamKey};
+use crate::kv::memory::Memory;
+
+const WINDOW: i64 = 2 * HOUR;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Stream, whether a frame segment begins, minutes that pass, samples: series, offset to now, value.
+    Send(u8, bool, i64, Vec<(u32, i64, u8)>),
+    Maintain,
+    Flush,
+    /// The next writes of the key-value store fail; then the power goes.
+    FailingFlush(u32),
+    Reopen,
+    PowerCut,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let offset = prop_oneof![
+        8 => (-20..1i64).prop_map(|s| s * 15_000),
+        4 => (-300..1i64).prop_map(|m| m * MINUTE),
+        1 => 0..5 * MINUTE,
+    ];
+    let samples = prop::collection::vec((0..6u32, offset, 0..3u8), 0..30);
+    prop_oneof![
+        12 => (0..3u8, any::<bool>(), 0..90i64, samples).prop_map(|(s, b, t, v)| Step::Send(s, b, t, v)),
+        2 => Just(Step::Maintain),
+        1 => Just(Step::Flush),
+        1 => (0..10u32).prop_map(Step::FailingFlush),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::PowerCut),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    series: BTreeMap<u32, BTreeMap<i64, u64>>,
+    watermarks: HashMap<StreamKey, i64>,
+    totals: HashMap<StreamKey, (u64, [u64; 6])>,
+}
+
+impl Model {
+    fn send(&mut self, frame: &Frame) -> Accepted {
+        let bound = self.watermarks.get(&frame.stream).map_or(i64::MIN, |w| w - WINDOW);
+        let mut accepted = Accepted::default();
+        let mut oldest = i64::MAX;
+        // In order first, then the rest: a frame's late samples are looked at after the others.
+        let mut late = Vec::new();
+        for (series, at, bits) in &frame.samples {
+            let known = self.series.entry(*series).or_default();
+            let last = known.last_key_value().map(|(at, bits)| (*at, *bits));
+            if *at > frame.received_at + 2 * MINUTE {
+                accepted.add(Reason::Future);
+            } else if last.is_none_or(|(last, _)| *at > last) {
+                if last.is_none() && *at < bound {
+                    accepted.add(Reason::OutOfOrder);
+                } else {
+                    known.insert(*at, *bits);
+                    accepted.stored += 1;
+                    oldest = oldest.min(*at);
+                }
+            } else if *at < bound && last.is_none_or(|(last, _)| *at != last) {
+                accepted.add(Reason::OutOfOrder);
+            } else {
+                late.push((*series, *at, *bits));
+            }
+        }
+        for (series, at, bits) in late {
+            let known = self.series.entry(series).or_default();
+            match known.get(&at) {
+                Some(there) if *there == bits => accepted.add(Reason::Duplicate),
+                Some(_) => accepted.add(Reason::Conflict),
+                None => {
+                    known.insert(at, bits);
+                    accepted.stored += 1;
+                    oldest = oldest.min(at);
+                }
+            }
+        }
+        if oldest < i64::MAX {
+            let mark = self.watermarks.entry(frame.stream.clone()).or_insert(oldest);
+            *mark = oldest.max(*mark);
+        }
+        let totals = self.totals.entry(frame.stream.clone()).or_default();
+        totals.0 += u64::from(accepted.stored);
+        for (total, reason) in totals.1.iter_mut().zip(Reason::ALL) {
+            *total += u64::from(accepted.of(reason));
+        }
+        accepted
+    }
+}
+
+fn check(world: &World, model: &Model) -> Result<(), TestCaseError> {
+    for (series, samples) in &model.series {
+        let expected: Vec<_> = samples.iter().map(|(at, bits)| (*at, *bits)).collect();
+        prop_assert_eq!(
+            world.read(&"eu-1".parse().unwrap(), *series),
+            expected,
+            "series {}",
+            series
+        );
+    }
+    for stream in world.store().streams() {
+        let (stored, refused) = model.totals[&stream.key];
+        prop_assert_eq!(stream.stored, stored);
+        prop_assert_eq!(stream.refused.map(|(_, n)| n), refused);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn behaves_like_a_map(steps in prop::collection::vec(step(), 1..60)) {
+        let kv = Memory::default();
+        let mut world = World::new(Some(kv.clone()));
+        let mut model = Model::default();
+        let mut now = T0;
+        let mut seqs: HashMap<StreamKey, u64> = HashMap::new();
+        for step in steps {
+            match step {
+                Step::Send(name, begins, minutes, samples) => {
+                    now += minutes * MINUTE;
+                    let key = stream(&name.to_string());
+                    let seq = seqs.entry(key.clone()).or_default();
+                    *seq += 1;
+                    let samples = samples
+                        .into_iter()
+                        .map(|(series, offset, value)| (series, now + offset, f64::from(value).to_bits()))
+                        .collect();
+                    let frame = Frame {
+                        stream: key,
+                        epoch: 1,
+                        seq: *seq,
+                        starts_segment: begins || !world.has_state(&stream(&name.to_string())),
+                        received_at: now,
+                        samples,
+                        gaps: Vec::new(),
+                    };
+                    let expected = model.send(&frame);
+                    prop_assert_eq!(world.send(&frame).unwrap(), expected);
+                }
+                Step::Maintain => { world.store().maintain(Timestamp::from_millis(now)).unwrap(); }
+                Step::Flush => { world.store().flush_head_before(Timestamp::from_millis(now)).unwrap(); }
+                Step::FailingFlush(budget) => {
+                    kv.fail_after(Some(budget));
+                    // Whether it failed depends on how much there was to write.
+                    let _ = world.store().flush_head_before(Timestamp::from_millis(now));
+                    kv.fail_after(None);
+                }
+                Step::Reopen => world.reopen(),
+                Step::PowerCut => {
+                    world.store = None;
+                    kv.cut_power();
+                    world.reopen();
+                }
+            }
+            prop_assert_eq!(world.report.lost_records, 0, "{:?}", world.report);
+        }
+        check(&world, &model)?;
+        world.store = None;
+        kv.cut_power();
+        world.reopen();
+        prop_assert_eq!(world.report.lost_records, 0, "{:?}", world.report);
+        check(&world, &model)?;
+    }
+}

@@ -1,0 +1,261 @@
+//! A store in a temporary folder, fed with frames of a toy format that builds on earlier frames as the real one does.
+
+use std::collections::HashMap;
+use std::sync::mpsc::channel;
+
+use tempfile::TempDir;
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+use tributary_model::matcher::Matcher;
+use tributary_model::sample::{Sample, Timestamp};
+
+use crate::batch::{Accepted, Batch, GapEntry, SeriesId, StreamKey};
+use crate::codec::fields::{Fields, put_bytes, put_signed, put_varint};
+use crate::kv::memory::Memory;
+use crate::ledger::{put_stream_key, stream_key};
+use crate::recover::{OpenReport, Replay, ReplayError, Resolver};
+use crate::{Error, Options, Store};
+
+/// 2023-11-14T22:00:00Z, the start of a window.
+pub(crate) const T0: i64 = 1_700_000_000_000 / 7_200_000 * 7_200_000;
+pub(crate) const MINUTE: i64 = 60_000;
+pub(crate) const HOUR: i64 = 60 * MINUTE;
+pub(crate) const DAY: i64 = 24 * HOUR;
+
+/// One frame.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    pub(crate) stream: StreamKey,
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) starts_segment: bool,
+    pub(crate) received_at: i64,
+    /// Series, time, bits.
+    pub(crate) samples: Vec<(u32, i64, u64)>,
+    pub(crate) gaps: Vec<GapEntry>,
+}
+
+/// A stream of the cluster `eu-1`.
+pub(crate) fn stream(instance: &str) -> StreamKey {
+    StreamKey { cluster: "eu-1".parse().unwrap(), instance: instance.to_owned() }
+}
+
+/// A frame of `stream("a")` that needs no other, received a little after its newest sample.
+pub(crate) fn frame(seq: u64, samples: &[(u32, i64, f64)]) -> Frame {
+    let newest = samples.iter().map(|(_, at, _)| *at).max().unwrap_or(T0);
+    Frame {
+        stream: stream("a"),
+        epoch: 1,
+        seq,
+        starts_segment: true,
+        received_at: newest + 1000,
+        samples: samples.iter().map(|(s, at, v)| (*s, *at, v.to_bits())).collect(),
+        gaps: Vec::new(),
+    }
+}
+
+/// The labels of a series by its number in tests.
+pub(crate) fn labels(cluster: &ClusterName, series: u32) -> Labels {
+    let pairs = [
+        ("__name__", format!("metric_{}", series % 3)),
+        ("cluster", cluster.to_string()),
+        ("number", series.to_string()),
+    ];
+    Labels::from_pairs(pairs).unwrap()
+}
+
+/// Encodes and decodes frames; a series' number is spelled out once per frame segment.
+#[derive(Default)]
+pub(crate) struct Codec {
+    dictionaries: HashMap<StreamKey, Vec<u32>>,
+    ids: HashMap<(ClusterName, u32), SeriesId>,
+}
+
+impl Codec {
+    fn encode(&mut self, frame: &Frame) -> Vec<u8> {
+        let dictionary = self.dictionaries.entry(frame.stream.clone()).or_default();
+        if frame.starts_segment {
+            dictionary.clear();
+        }
+        let mut out = Vec::new();
+        put_stream_key(&mut out, &frame.stream);
+        put_varint(&mut out, frame.epoch);
+        put_varint(&mut out, frame.seq);
+        out.push(u8::from(frame.starts_segment));
+        put_signed(&mut out, frame.received_at);
+        put_varint(&mut out, frame.gaps.len() as u64);
+        for gap in &frame.gaps {
+            put_signed(&mut out, gap.from.as_millis());
+            put_signed(&mut out, gap.to.as_millis());
+            put_bytes(&mut out, gap.cause.as_bytes());
+            put_varint(&mut out, gap.samples);
+        }
+        put_varint(&mut out, frame.samples.len() as u64);
+        for (series, at, bits) in &frame.samples {
+            let known = dictionary.iter().position(|s| s == series);
+            put_varint(&mut out, known.unwrap_or(dictionary.len()) as u64);
+            if known.is_none() {
+                put_varint(&mut out, u64::from(*series));
+                dictionary.push(*series);
+            }
+            put_signed(&mut out, *at);
+            out.extend_from_slice(&bits.to_le_bytes());
+        }
+        out
+    }
+
+    fn decode(&mut self, store: &Resolver, payload: &[u8]) -> Batch {
+        let mut fields = Fields(payload);
+        let key = stream_key(&mut fields).unwrap();
+        let (epoch, seq) = (fields.varint().unwrap(), fields.varint().unwrap());
+        let starts_segment = fields.byte().unwrap() == 1;
+        let received_at = Timestamp::from_millis(fields.signed().unwrap());
+        let mut gaps = Vec::new();
+        for _ in 0..fields.count().unwrap() {
+            gaps.push(GapEntry {
+                from: Timestamp::from_millis(fields.signed().unwrap()),
+                to: Timestamp::from_millis(fields.signed().unwrap()),
+                cause: fields.text().unwrap().to_owned(),
+                samples: fields.varint().unwrap(),
+            });
+        }
+        let dictionary = self.dictionaries.entry(key.clone()).or_default();
+        if starts_segment {
+            dictionary.clear();
+        }
+        let mut samples = Vec::new();
+        for _ in 0..fields.count().unwrap() {
+            let index = fields.count().unwrap();
+            if index == dictionary.len() {
+                dictionary.push(fields.small().unwrap());
+            }
+            let series = dictionary[index];
+            let cluster = key.cluster.clone();
+            let id = *self
+                .ids
+                .entry((cluster.clone(), series))
+                .or_insert_with(|| store.resolve(&cluster, &labels(&cluster, series)));
+            let at = Timestamp::from_millis(fields.signed().unwrap());
+            let value = f64::from_bits(fields.u64_le().unwrap());
+            samples.push((id, Sample { at, value }));
+        }
+        fields.end().unwrap();
+        Batch {
+            stream: key,
+            epoch,
+            seq,
+            starts_segment,
+            state_only: false,
+            received_at,
+            complete_until: received_at,
+            samples,
+            metadata: Vec::new(),
+            gaps,
+        }
+    }
+}
+
+impl Replay for Codec {
+    fn replay(&mut self, store: &Resolver, payload: &[u8]) -> Result<Batch, ReplayError> {
+        Ok(self.decode(store, payload))
+    }
+}
+
+/// A store with a key-value store in memory, or sled.
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) kv: Option<Memory>,
+    pub(crate) options: Options,
+    pub(crate) store: Option<Store>,
+    sender: Codec,
+    receiver: Codec,
+    pub(crate) report: OpenReport,
+}
+
+impl World {
+    pub(crate) fn new(kv: Option<Memory>) -> Self {
+        let dir = TempDir::new().unwrap();
+        let options = Options {
+            path: dir.path().join("store"),
+            journal_segment_bytes: 2 << 10,
+            cache_bytes: 1 << 20,
+            ..Options::default()
+        };
+        let mut world = Self {
+            dir,
+            kv,
+            options,
+            store: None,
+            sender: Codec::default(),
+            receiver: Codec::default(),
+            report: OpenReport::default(),
+        };
+        world.open().unwrap();
+        world
+    }
+
+    /// Closes and opens the store again.
+    pub(crate) fn reopen(&mut self) {
+        self.store = None;
+        self.open().unwrap();
+    }
+
+    pub(crate) fn open(&mut self) -> Result<(), Error> {
+        self.receiver = Codec::default();
+        let kv = self.kv.clone().map(|kv| Box::new(kv) as Box<dyn crate::kv::Kv>);
+        let opened = crate::recover::open(self.options.clone(), kv, &mut self.receiver)?;
+        let (store, report) = Store::start(opened)?;
+        self.store = Some(store);
+        self.report = report;
+        Ok(())
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    /// Sends a frame and waits for the answer.
+    pub(crate) fn send(&mut self, frame: &Frame) -> Result<Accepted, Error> {
+        let payload = self.sender.encode(frame);
+        let store = self.store.clone().unwrap();
+        let resolver = Resolver(std::sync::Arc::clone(&store.0.core));
+        let batch = self.receiver.decode(&resolver, &payload);
+        let (reply, answer) = channel();
+        store.append(payload, batch, Box::new(move |done| reply.send(done).unwrap()));
+        answer.recv().unwrap()
+    }
+
+    /// Whether the store knows enough to go on in the middle of a stream's frame segment.
+    pub(crate) fn has_state(&self, stream: &StreamKey) -> bool {
+        self.store().knows_segment(stream)
+    }
+
+    pub(crate) fn put_state(&self, changes: &[(&str, Option<&[u8]>)]) -> Result<(), Error> {
+        let changes = changes.iter().map(|(k, v)| ((*k).to_owned(), v.map(<[u8]>::to_vec)));
+        let (reply, answer) = channel();
+        let done = Box::new(move |done| reply.send(done).unwrap());
+        self.store().put_state(changes.collect(), done);
+        answer.recv().unwrap()
+    }
+
+    /// The samples of one series, with their bits.
+    pub(crate) fn read(&self, cluster: &ClusterName, series: u32) -> Vec<(i64, u64)> {
+        let matchers = [
+            Matcher::equal("number", series.to_string()),
+            Matcher::equal("cluster", cluster.as_str()),
+        ];
+        let found = self.store().select(&matchers, Timestamp::MIN, Timestamp::MAX).unwrap();
+        assert!(found.len() <= 1);
+        let mut out = Vec::new();
+        for series in found {
+            series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
+        }
+        out.iter().map(|s| (s.at.as_millis(), s.value.to_bits())).collect()
+    }
+
+    /// The samples of a series of `eu-1`, as numbers.
+    pub(crate) fn values(&self, series: u32) -> Vec<(i64, f64)> {
+        let read = self.read(&"eu-1".parse().unwrap(), series);
+        read.into_iter().map(|(at, bits)| (at, f64::from_bits(bits))).collect()
+    }
+}
