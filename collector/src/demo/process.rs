@@ -14,6 +14,12 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Lines shown of the log of a child that ended by itself.
 const LOG_LINES: usize = 15;
 
+/// Reads process ids until its input ends, which is when the demo does; kills them and removes the folder. The second
+/// try is for what the dying still wrote.
+const GUARD: &str = r#"while read -r pid; do pids="$pids $pid"; done
+kill -9 $pids
+[ -z "$1" ] || rm -rf "$1" || { sleep 1; rm -rf "$1"; }"#;
+
 /// A running child.
 pub struct Running {
     /// What it is.
@@ -34,7 +40,7 @@ impl Children {
         let mut guard = Command::new("sh");
         guard
             .arg("-c")
-            .arg("while read -r pid; do pids=\"$pids $pid\"; done; kill -9 $pids; [ -z \"$1\" ] || rm -rf \"$1\"")
+            .arg(GUARD)
             .arg("tributary-demo-guard")
             .arg(folder.unwrap_or(Path::new("")))
             .stdin(Stdio::piped())

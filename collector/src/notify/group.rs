@@ -18,7 +18,7 @@ use super::log::{self, Intent, Key, Log, Progress, Recipient, Sent};
 use super::route::{Route, Timing};
 
 /// Alerts held at once; those over it are not taken, and counted.
-pub const MAX_ALERTS: usize = 50_000;
+pub const MAX_ALERTS: usize = 20_000;
 /// How long an alert that was firing before a restart counts as firing without being heard of again.
 pub const RESTORE_GRACE: Duration = Duration::from_secs(5 * 60);
 /// The first wait after a failed attempt; it doubles up to [`MAX_BACK_OFF`].

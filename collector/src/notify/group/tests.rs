@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const CONFIG: &str = "
@@ -340,4 +342,132 @@ fn alerts_over_the_bound_are_counted() {
     };
     let dropped = world.groups.insert((0..MAX_ALERTS + 2).map(alert).collect(), world.at());
     assert_eq!((dropped, world.groups.alerts()), (2, MAX_ALERTS));
+}
+
+/// What happens to a notifier, in any order.
+#[derive(Debug, Clone)]
+enum Event {
+    Fire(usize),
+    End(usize),
+    /// Time passes; every server answers so.
+    Pass(i64, Ended),
+    /// SIGKILL, and a start so many seconds later.
+    Kill(i64),
+    /// SIGKILL after the server took the mail, before that was noted.
+    KillUnnoted,
+}
+
+const NAMES: [&str; 3] = ["A", "B", "C"];
+
+fn event() -> impl Strategy<Value = Event> {
+    let ended = prop_oneof![
+        3 => Just(ok()),
+        1 => Just(Ended::Failed),
+        1 => Just(Ended::LoginRefused),
+        1 => Just(all(Answer::Later)),
+    ];
+    prop_oneof![
+        3 => (0..3usize).prop_map(Event::Fire),
+        2 => (0..3usize).prop_map(Event::End),
+        4 => (1..400i64, ended).prop_map(|(seconds, ended)| Event::Pass(seconds, ended)),
+        1 => (1..200i64).prop_map(Event::Kill),
+        1 => Just(Event::KillUnnoted),
+    ]
+}
+
+/// What people know: the mails they got, by Message-Id.
+#[derive(Default)]
+struct Inbox {
+    by_id: BTreeMap<String, String>,
+    believed: BTreeSet<String>,
+    copies: usize,
+}
+
+impl Inbox {
+    fn take(&mut self, intent: &Intent) {
+        let text = format!("{} {:?}", told(intent), intent.in_reply_to);
+        if let Some(known) = self.by_id.insert(intent.message_id.clone(), text.clone()) {
+            assert_eq!(known, text, "one Message-Id, two mails");
+            self.copies += 1;
+            return;
+        }
+        let name = |alert: &Alert| alert.labels.value("alertname").to_owned();
+        self.believed = intent.firing.iter().map(name).collect();
+    }
+}
+
+struct Life {
+    world: World,
+    inbox: Inbox,
+    firing: BTreeSet<usize>,
+    unnoted: usize,
+}
+
+impl Life {
+    fn pass(&mut self, seconds: i64, ended: &Ended) {
+        let until = self.world.now + seconds;
+        while self.world.now < until {
+            self.world.now += 1;
+            if self.world.now % 60 == 0 {
+                self.refresh();
+            }
+            for job in self.world.begin() {
+                if *ended == ok() {
+                    self.inbox.take(&job.intent);
+                }
+                let (_, changes) = self.world.groups.finished(&job.key, ended, self.world.at());
+                self.world.apply(changes);
+            }
+        }
+    }
+
+    /// As the rules do: everything that fires is sent again every minute.
+    fn refresh(&mut self) {
+        for index in &self.firing {
+            self.world.fires(NAMES[*index]);
+        }
+    }
+
+    fn restart(&mut self, after: i64) {
+        self.world.restart(CONFIG, after);
+        self.refresh();
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Fire(index) => {
+                self.firing.insert(index);
+                self.world.fires(NAMES[index]);
+            }
+            Event::End(index) if self.firing.remove(&index) => self.world.resolves(NAMES[index]),
+            Event::End(_) => {}
+            Event::Pass(seconds, ended) => self.pass(seconds, &ended),
+            Event::Kill(after) => self.restart(after),
+            Event::KillUnnoted => {
+                for job in self.world.begin() {
+                    self.inbox.take(&job.intent);
+                    self.unnoted += 1;
+                }
+                self.restart(1);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn people_know_in_the_end_what_is_true(events in proptest::collection::vec(event(), 0..40)) {
+        let (world, inbox) = (World::new(CONFIG), Inbox::default());
+        let mut life = Life { world, inbox, firing: BTreeSet::new(), unnoted: 0 };
+        for event in events {
+            life.step(event);
+        }
+        life.pass(2000, &ok());
+        let true_now: BTreeSet<String> = life.firing.iter().map(|i| NAMES[*i].to_owned()).collect();
+        prop_assert_eq!(&life.inbox.believed, &true_now);
+        prop_assert!(life.inbox.copies <= life.unnoted);
+        prop_assert_eq!(life.world.groups.pending(), 0);
+        prop_assert!(!true_now.is_empty() || life.world.disk.0.is_empty());
+    }
 }
