@@ -1,6 +1,7 @@
 //! Remarks made during an evaluation, each text once, with the place in the query.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use crate::ast::Span;
 use crate::functions::bucket::Forced;
@@ -104,7 +105,8 @@ impl Entry {
         };
         let mut out = format!("{level}: {}", self.text);
         if let Some(Corrections { first, last, forced, count }) = self.corrections {
-            out += &format!(
+            let _ = write!(
+                out,
                 ", from buckets {} to {}, with a max diff of {}, over {count} samples from {} to {}",
                 go_float(forced.lowest),
                 go_float(forced.highest),
@@ -115,9 +117,9 @@ impl Entry {
         }
         if !query.is_empty() {
             let before = query.as_bytes().get(..self.span.start).unwrap_or(query.as_bytes());
-            let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-            let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
-            out += &format!(" ({line}:{column})");
+            let line = before.split(|b| *b == b'\n').count();
+            let column = before.rsplit(|b| *b == b'\n').next().map_or(0, <[u8]>::len) + 1;
+            let _ = write!(out, " ({line}:{column})");
         }
         out
     }

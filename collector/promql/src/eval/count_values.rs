@@ -36,20 +36,20 @@ impl Evaluator<'_> {
             // The values of one series are few: look labels up once per value.
             let mut by_value: HashMap<u64, usize> = HashMap::new();
             for (step, value) in series.points.iter() {
-                let place = match by_value.get(&value.to_bits()) {
-                    Some(place) => *place,
-                    None => {
-                        let labels = common.with(label, &format_plain(value));
-                        let next = out.len();
-                        let place = *places.entry(labels.clone()).or_insert(next);
-                        if place == next {
-                            self.hold(grid.count)?;
-                            let points = Points::empty_slots(grid.count);
-                            out.push(Series { labels, drop_name: false, points });
-                        }
-                        by_value.insert(value.to_bits(), place);
-                        place
+                let known = by_value.get(&value.to_bits());
+                let place = if let Some(place) = known {
+                    *place
+                } else {
+                    let labels = common.with(label, &format_plain(value));
+                    let next = out.len();
+                    let place = *places.entry(labels.clone()).or_insert(next);
+                    if place == next {
+                        self.hold(grid.count)?;
+                        let points = Points::empty_slots(grid.count);
+                        out.push(Series { labels, drop_name: false, points });
                     }
+                    by_value.insert(value.to_bits(), place);
+                    place
                 };
                 let slots = out.get_mut(place).map(|series| series.points.slots());
                 if let Some(count) = slots.and_then(|slots| slots.get_mut(step)) {

@@ -172,22 +172,24 @@ impl Pairing<'_> {
                     clash |= *taken;
                     *taken = true;
                 }
-                let place = match places.iter().find(|(known, _)| *known == one) {
-                    Some((_, place)) => *place,
-                    None => {
-                        let origin = Origin::Many { many: *index, one };
-                        results.push((origin, self.result(Some(*index), one, group)));
-                        places.push((one, results.len() - 1));
-                        results.len() - 1
-                    }
+                let known = places.iter().find(|(known, _)| *known == one);
+                let place = if let Some((_, place)) = known {
+                    *place
+                } else {
+                    let origin = Origin::Many { many: *index, one };
+                    results.push((origin, self.result(Some(*index), one, group)));
+                    places.push((one, results.len() - 1));
+                    results.len() - 1
                 };
-                self.push(results.get_mut(place), step, value, other);
+                if let Some((_, series)) = results.get_mut(place) {
+                    self.push(series, step, value, other);
+                }
             }
         }
         if clash && self.matching.cardinality == Cardinality::OneToOne {
             return Err(EvalError::ImplicitManyToOne);
         }
-        if clash && self.has_equal_labels(results.get(first..).unwrap_or(&[])) {
+        if clash && has_equal_labels(results.get(first..).unwrap_or(&[])) {
             self.check_unambiguous(group, &partner)?;
         }
         self.fill_left(group, &partner, &taken, results);
@@ -213,18 +215,13 @@ impl Pairing<'_> {
             for (step, partner) in partner.iter().enumerate() {
                 let Some((_, value)) = partner.filter(|(one, _)| one == index) else { continue };
                 if !taken.get(step).copied().unwrap_or(false) {
-                    self.push(Some(&mut alone), step, fill, value);
+                    self.push(&mut alone.1, step, fill, value);
                 }
             }
             if !alone.1.points.is_empty() {
                 results.push(alone);
             }
         }
-    }
-
-    fn has_equal_labels(&self, results: &[(Origin, Series)]) -> bool {
-        let mut seen = HashSet::with_capacity(results.len());
-        !results.iter().all(|(_, series)| seen.insert(&series.labels))
     }
 
     /// Fails if two results of the group have equal labels at the same step, filtered out or not.
@@ -254,10 +251,9 @@ impl Pairing<'_> {
     }
 
     /// Adds the result of one pair of values.
-    fn push(&self, result: Option<&mut (Origin, Series)>, step: usize, many: f64, one: f64) {
+    fn push(&self, series: &mut Series, step: usize, many: f64, one: f64) {
         let (left, right) = if self.swapped { (one, many) } else { (many, one) };
         let (value, keep) = apply(self.binary.op, left, right);
-        let Some((_, series)) = result else { return };
         if self.binary.return_bool {
             series.points.push(step, flag(keep));
         } else if keep {
@@ -300,4 +296,9 @@ impl Pairing<'_> {
         }
         labels
     }
+}
+
+fn has_equal_labels(results: &[(Origin, Series)]) -> bool {
+    let mut seen = HashSet::with_capacity(results.len());
+    !results.iter().all(|(_, series)| seen.insert(&series.labels))
 }

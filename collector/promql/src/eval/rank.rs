@@ -8,11 +8,8 @@ use super::grid::Grid;
 use super::sampling::is_taken;
 use super::series::{Points, Series};
 use crate::ast::{Aggregate, AggregateOp, Expr};
-use crate::functions::number::to_usize;
+use crate::functions::number::{INT64_END, to_usize};
 use crate::value::{EvalError, go_float};
-
-/// The first number beyond what a signed 64-bit integer holds.
-const INT64_END: f64 = 9_223_372_036_854_775_808.0;
 
 /// An element that may be chosen: its value and its series' index.
 type Candidate = (f64, usize);
@@ -49,7 +46,9 @@ impl Evaluator<'_> {
                     .filter_map(|index| Some((series.get(*index)?.points.get(step)?, *index)));
                 candidates.extend(members);
                 choose(aggregate.op, *param, &series, &mut candidates);
-                candidates.iter().for_each(|chosen| out.add(step, *chosen));
+                for chosen in &candidates {
+                    out.add(step, *chosen);
+                }
             }
         }
         Ok(out.series)

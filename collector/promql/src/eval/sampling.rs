@@ -47,12 +47,8 @@ fn hash(data: &[u8]) -> u64 {
                 *lane = round(*lane, u64::from_le_bytes(*bytes));
             }
         }
-        let [a, b, c, d] = lanes;
-        let mut h = a
-            .rotate_left(1)
-            .wrapping_add(b.rotate_left(7))
-            .wrapping_add(c.rotate_left(12))
-            .wrapping_add(d.rotate_left(18));
+        let turned = lanes.iter().zip([1, 7, 12, 18]);
+        let mut h = turned.fold(0_u64, |sum, (lane, by)| sum.wrapping_add(lane.rotate_left(by)));
         for lane in lanes {
             h = (h ^ round(0, lane)).wrapping_mul(p1).wrapping_add(p4);
         }

@@ -48,7 +48,7 @@ pub(crate) fn quantile(q: f64, buckets: &mut Vec<Bucket>) -> (f64, Option<Forced
     }
     let rank = q * last.count;
     let finite = buckets.get(..buckets.len() - 1).unwrap_or(&[]);
-    let at = finite.partition_point(|bucket| !(bucket.count >= rank));
+    let at = finite.partition_point(|bucket| bucket.count.is_nan() || bucket.count < rank);
     let Some(bucket) = finite.get(at) else { return (second_last.bound, forced) };
     let below = at.checked_sub(1).and_then(|before| finite.get(before));
     let value = match below {

@@ -1,5 +1,7 @@
 //! How much a series rose or fell in a window: `rate` and its relatives, resets and changes.
 
+#![expect(clippy::unnecessary_wraps, reason = "all have the type of window functions")]
+
 use super::Window;
 use super::number::seconds;
 

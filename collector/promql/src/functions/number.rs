@@ -150,14 +150,13 @@ pub(crate) fn nearly_equal(a: f64, b: f64, tolerance: f64) -> bool {
     difference / sum.min(f64::MAX) < tolerance
 }
 
+/// The first number beyond what `i64` holds: 2⁶³.
+pub(crate) const INT64_END: f64 = 9_223_372_036_854_775_808.0;
+
 /// The whole part; what `i64` cannot hold is its smallest value, as in Go on common processors.
 #[expect(clippy::cast_possible_truncation, reason = "out of range is ruled out before the cast")]
 pub(crate) fn to_i64(value: f64) -> i64 {
-    if (-9.223_372_036_854_775_8e18..9.223_372_036_854_775_8e18).contains(&value) {
-        value as i64
-    } else {
-        i64::MIN
-    }
+    if (-INT64_END..INT64_END).contains(&value) { value as i64 } else { i64::MIN }
 }
 
 /// The whole part of a number that is not negative; saturates.

@@ -1,5 +1,7 @@
 //! Aggregates of the values in a window: `avg_over_time` and its relatives.
 
+#![expect(clippy::unnecessary_wraps, reason = "all have the type of window functions")]
+
 use tributary_model::sample::Sample;
 
 use super::Window;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use regex::Regex;
 use tributary_model::label::Labels;
 use tributary_model::number::parse_float;
 use tributary_model::quote::unquote;
+use tributary_model::regex::Regex;
 use tributary_model::sample::{Sample, is_stale};
 use tributary_promql::value::{MatrixSeries, Outcome, Value};
 
@@ -14,23 +14,23 @@ use super::series::{self, Item};
 
 /// Everything expected of one evaluation.
 #[derive(Debug, Default)]
-pub struct Expectation {
-    pub fail: Option<Text>,
-    pub ordered: bool,
-    pub warn: Vec<Text>,
-    pub info: Vec<Text>,
-    pub no_warn: bool,
-    pub no_info: bool,
-    pub string: Option<String>,
-    pub scalar: Option<f64>,
+pub(crate) struct Expectation {
+    pub(crate) fail: Option<Text>,
+    pub(crate) ordered: bool,
+    pub(crate) warn: Vec<Text>,
+    pub(crate) info: Vec<Text>,
+    pub(crate) no_warn: bool,
+    pub(crate) no_info: bool,
+    pub(crate) string: Option<String>,
+    pub(crate) scalar: Option<f64>,
     /// Start, end and step of an expected range vector.
-    pub range_vector: Option<(Duration, Duration, Duration)>,
-    pub series: Vec<(Labels, Vec<Item>)>,
+    pub(crate) range_vector: Option<(Duration, Duration, Duration)>,
+    pub(crate) series: Vec<(Labels, Vec<Item>)>,
 }
 
 /// What a message must be.
 #[derive(Debug)]
-pub enum Text {
+pub(crate) enum Text {
     Any,
     Exact(String),
     Pattern(Regex),
@@ -42,7 +42,7 @@ impl Text {
         if let Some(exact) = text.strip_prefix("msg:") {
             Ok(Self::Exact(exact.trim().to_owned()))
         } else if let Some(pattern) = text.strip_prefix("regex:") {
-            Regex::new(pattern.trim()).map(Self::Pattern).map_err(|e| e.to_string())
+            search(pattern.trim()).map(Self::Pattern)
         } else if text.is_empty() {
             Ok(Self::Any)
         } else {
@@ -50,7 +50,7 @@ impl Text {
         }
     }
 
-    pub fn matches(&self, message: &str) -> bool {
+    pub(crate) fn matches(&self, message: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(exact) => message == exact,
@@ -60,7 +60,7 @@ impl Text {
 }
 
 impl Expectation {
-    pub fn read(eval: &Eval) -> Result<Self, String> {
+    pub(crate) fn read(eval: &Eval) -> Result<Self, String> {
         let mut out = Self::default();
         match eval.suffix.as_deref() {
             None => {}
@@ -76,8 +76,7 @@ impl Expectation {
             } else if let Some(text) = line.strip_prefix("expected_fail_message") {
                 out.fail = Some(Text::Exact(text.trim().to_owned()));
             } else if let Some(text) = line.strip_prefix("expected_fail_regexp") {
-                let pattern = Regex::new(text.trim()).map_err(|e| e.to_string())?;
-                out.fail = Some(Text::Pattern(pattern));
+                out.fail = Some(Text::Pattern(search(text.trim())?));
             } else if let Some(number) = parse_float(line) {
                 out.scalar = Some(number);
             } else {
@@ -113,7 +112,7 @@ impl Expectation {
     }
 
     /// Why the remarks of an outcome are not the expected ones.
-    pub fn check_remarks(&self, outcome: &Outcome) -> Result<(), String> {
+    pub(crate) fn check_remarks(&self, outcome: &Outcome) -> Result<(), String> {
         let kinds = [
             ("warning", &self.warn, self.no_warn, &outcome.warnings),
             ("info", &self.info, self.no_info, &outcome.infos),
@@ -134,7 +133,7 @@ impl Expectation {
     }
 
     /// Why a value is not the expected one.
-    pub fn check_value(&self, value: &Value, when: When) -> Result<(), String> {
+    pub(crate) fn check_value(&self, value: &Value, when: When) -> Result<(), String> {
         match value {
             Value::String { text, .. } => match &self.string {
                 Some(wanted) if wanted == text => Ok(()),
@@ -155,11 +154,10 @@ impl Expectation {
                 self.check_series(&got, at, Duration::from_secs(1), self.ordered)
             }
             Value::Matrix(got) => {
-                let (start, step) = match (when, self.range_vector) {
-                    (When::Range { start, step, .. }, _) | (_, Some((start, _, step))) => {
-                        (start, step)
-                    }
-                    _ => return Err("a range vector from an instant query".to_owned()),
+                let ((When::Range { start, step, .. }, _) | (_, Some((start, _, step)))) =
+                    (when, self.range_vector)
+                else {
+                    return Err("a range vector from an instant query".to_owned());
                 };
                 if !got.is_sorted_by(|a, b| a.labels < b.labels) {
                     return Err("the series are not sorted".to_owned());
@@ -213,6 +211,11 @@ impl Expectation {
             None => Ok(()),
         }
     }
+}
+
+/// An expression that is looked for anywhere in a message.
+fn search(pattern: &str) -> Result<Regex, String> {
+    Regex::new(&format!(".*(?:{pattern}).*")).map_err(|e| e.to_string())
 }
 
 fn shown(series: &[MatrixSeries]) -> String {

@@ -1,5 +1,13 @@
 //! Runs scripts in Prometheus' test format: own ones always, a folder of others where `PROMQLTEST_DIR` names it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and reports by printing"
+)]
+
 mod expectation;
 mod pinned;
 mod run;

@@ -6,7 +6,7 @@ use tributary_promql::signature::Function;
 
 /// The query with `@ at` on every selector and subquery that has no time yet, as text; `None` if it would not mean the
 /// same at another time.
-pub fn pin(expr: &Expr, at: Timestamp) -> Option<String> {
+pub(crate) fn pin(expr: &Expr, at: Timestamp) -> Option<String> {
     let mut expr = expr.clone();
     let text = pin_node(&mut expr, at).then(|| expr.to_string())?;
     // Durations may be computed from the query's own times.

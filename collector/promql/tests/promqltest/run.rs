@@ -18,7 +18,7 @@ use super::series::{self, Item};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The number of evaluations that passed, and a line for each that did not.
-pub fn run(text: &str) -> (usize, Vec<String>) {
+pub(crate) fn run(text: &str) -> (usize, Vec<String>) {
     let blocks = match script::read(text) {
         Ok(blocks) => blocks,
         Err(e) => return (0, vec![e]),

@@ -6,13 +6,13 @@ use tributary_model::duration;
 
 /// One command and the line it starts on, from 1.
 #[derive(Debug)]
-pub struct Block {
-    pub line: usize,
-    pub command: Command,
+pub(crate) struct Block {
+    pub(crate) line: usize,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     Clear,
     /// Series at multiples of the step.
     Load {
@@ -24,23 +24,23 @@ pub enum Command {
 
 /// An evaluation and the lines below it.
 #[derive(Debug)]
-pub struct Eval {
-    pub when: When,
-    pub expression: String,
+pub(crate) struct Eval {
+    pub(crate) when: When,
+    pub(crate) expression: String,
     /// The deprecated suffix: `fail`, `warn`, `info`, `ordered`.
-    pub suffix: Option<String>,
-    pub lines: Vec<String>,
+    pub(crate) suffix: Option<String>,
+    pub(crate) lines: Vec<String>,
 }
 
 /// The times of an evaluation, since the epoch.
 #[derive(Debug, Clone, Copy)]
-pub enum When {
+pub(crate) enum When {
     Instant(Duration),
     Range { start: Duration, end: Duration, step: Duration },
 }
 
 /// The commands of a script.
-pub fn read(text: &str) -> Result<Vec<Block>, String> {
+pub(crate) fn read(text: &str) -> Result<Vec<Block>, String> {
     let lines: Vec<&str> = text
         .lines()
         .map(|line| {
@@ -80,7 +80,7 @@ pub fn read(text: &str) -> Result<Vec<Block>, String> {
 }
 
 /// A time since the epoch.
-pub fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|e| e.to_string())
 }
 
@@ -107,10 +107,10 @@ fn eval(line: &str) -> Result<Eval, String> {
 }
 
 /// Takes words off the front of a text.
-pub struct Words<'a>(pub &'a str);
+pub(crate) struct Words<'a>(pub &'a str);
 
 impl<'a> Words<'a> {
-    pub fn next(&mut self) -> &'a str {
+    pub(crate) fn next(&mut self) -> &'a str {
         let text = self.0.trim_start();
         let end = text.find(char::is_whitespace).unwrap_or(text.len());
         let (word, rest) = text.split_at(end);
@@ -118,7 +118,7 @@ impl<'a> Words<'a> {
         word
     }
 
-    pub fn expect(&mut self, wanted: &str) -> Result<(), String> {
+    pub(crate) fn expect(&mut self, wanted: &str) -> Result<(), String> {
         let found = self.next();
         if found == wanted { Ok(()) } else { Err(format!("expected {wanted}, found {found}")) }
     }

@@ -7,7 +7,7 @@ use tributary_model::sample::stale_nan;
 
 /// A value of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Item {
+pub(crate) enum Item {
     /// No sample.
     Gap,
     /// A number, or a staleness marker.
@@ -17,7 +17,7 @@ pub enum Item {
 }
 
 /// A series and what follows it on the line.
-pub fn split(line: &str) -> Result<(Labels, &str), String> {
+pub(crate) fn split(line: &str) -> Result<(Labels, &str), String> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     let name_end = line
         .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
@@ -68,7 +68,7 @@ fn braces<'a>(text: &'a str, pairs: &mut Vec<(String, String)>) -> Result<&'a st
 }
 
 /// A quoted literal at the start of a text, and what follows it.
-pub fn literal(text: &str) -> Result<(&str, &str), String> {
+pub(crate) fn literal(text: &str) -> Result<(&str, &str), String> {
     let quote = text.chars().next().ok_or("expected a quoted value")?;
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -81,7 +81,7 @@ pub fn literal(text: &str) -> Result<(&str, &str), String> {
 }
 
 /// A sequence of values.
-pub fn items(text: &str) -> Result<Vec<Item>, String> {
+pub(crate) fn items(text: &str) -> Result<Vec<Item>, String> {
     let mut out = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
