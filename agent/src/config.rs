@@ -22,101 +22,101 @@ const MIN_SPOOL_BYTES: u64 = 1 << 20;
 
 /// Everything that `agent.yml` says, checked.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// The cluster the certificate must be for; the certificate's own if absent.
-    pub cluster: Option<ClusterName>,
+    pub(crate) cluster: Option<ClusterName>,
     /// The instance the certificate must be for; the certificate's own if absent.
-    pub instance: Option<String>,
+    pub(crate) instance: Option<String>,
     /// The collector's address, `host:port`.
-    pub collector: String,
+    pub(crate) collector: String,
     /// The agent's certificate, its key, and the authority of collectors.
-    pub tls: tls::Files,
+    pub(crate) tls: tls::Files,
     /// Where samples come from.
-    pub sources: Sources,
+    pub(crate) sources: Sources,
     /// Address of the HTTP port: remote write, health, metrics.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// What may leave.
-    pub allowlist_file: PathBuf,
+    pub(crate) allowlist_file: PathBuf,
     /// Where frames wait for the collector.
-    pub spool: Spool,
+    pub(crate) spool: Spool,
     /// How long a stop waits for the last acknowledgement.
-    pub shutdown_grace: Duration,
+    pub(crate) shutdown_grace: Duration,
 }
 
 /// `sources:`
 #[derive(Debug, Clone, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// Whether the HTTP port takes remote writes.
-    pub remote_write: bool,
+    pub(crate) remote_write: bool,
     /// Prometheus servers to poll.
-    pub federate: Vec<Federate>,
+    pub(crate) federate: Vec<Federate>,
     /// Targets to scrape.
-    pub scrape: Vec<ScrapeJob>,
+    pub(crate) scrape: Vec<ScrapeJob>,
 }
 
 /// One entry of `sources.federate:`
 #[derive(Debug, Clone)]
-pub struct Federate {
+pub(crate) struct Federate {
     /// The server's address, without `/federate`.
-    pub url: String,
+    pub(crate) url: String,
     /// What to ask for: `match[]`; if there is none, what the allowlist lists.
-    pub matchers: Vec<String>,
+    pub(crate) matchers: Vec<String>,
     /// How often.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// How long one poll may take; at most the interval.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// One entry of `sources.scrape:`, by the names of Prometheus' `scrape_configs`.
 #[derive(Debug, Clone)]
-pub struct ScrapeJob {
+pub(crate) struct ScrapeJob {
     /// The `job` label.
-    pub job_name: String,
+    pub(crate) job_name: String,
     /// How often.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// How long one scrape may take; at most the interval.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// `http` or `https`.
-    pub scheme: String,
+    pub(crate) scheme: String,
     /// The path on the target.
-    pub metrics_path: String,
+    pub(crate) metrics_path: String,
     /// Query parameters.
-    pub params: Vec<(String, String)>,
+    pub(crate) params: Vec<(String, String)>,
     /// Whether labels of the target win over ours; otherwise they are kept as `exported_<name>`.
-    pub honor_labels: bool,
+    pub(crate) honor_labels: bool,
     /// Whether times in the exposition are taken.
-    pub honor_timestamps: bool,
+    pub(crate) honor_timestamps: bool,
     /// Who asks, where targets want to know.
-    pub credentials: Option<Credentials>,
+    pub(crate) credentials: Option<Credentials>,
     /// A scrape with more samples fails; 0: any number.
-    pub sample_limit: usize,
+    pub(crate) sample_limit: usize,
     /// A scrape with more bytes fails.
-    pub body_size_limit: Option<u64>,
+    pub(crate) body_size_limit: Option<u64>,
     /// The targets.
-    pub targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
 }
 
 /// One target of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// `host:port`
-    pub address: String,
+    pub(crate) address: String,
     /// Labels of all its series, beside `job` and `instance`.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// `spool:`
 #[derive(Debug, Clone)]
-pub struct Spool {
+pub(crate) struct Spool {
     /// The folder.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// The oldest data is dropped above this size.
-    pub max_bytes: u64,
+    pub(crate) max_bytes: u64,
 }
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file cannot be read.
     #[error(
         "cannot read the configuration file\n  --> {path}\n   = help: give its path with --config.file ({source})"
@@ -152,7 +152,7 @@ pub enum ConfigError {
 
 impl Config {
     /// Reads `path` and the environment. Relative paths in the file are relative to the file's folder.
-    pub fn load(
+    pub(crate) fn load(
         path: &Path,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {

@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// `key=value` pairs.
     Logfmt,
     /// One JSON object a line.
@@ -16,7 +16,7 @@ pub enum Format {
 }
 
 /// Starts the log. `level` is a level (`info`) or a filter (`info,tributary_agent=debug`).
-pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
+pub(crate) fn start(level: &str, format: Format) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).with_context(|| {
         format!("--log.level \"{level}\": use error, warn, info, debug or trace")
     })?;

@@ -7,6 +7,7 @@ mod config;
 mod link;
 mod log;
 mod metrics;
+mod pipeline;
 mod session;
 mod source;
 mod spool;

@@ -1,1 +1,221 @@
-//! Not written yet.
+//! The agent's own metrics: one registry, filled by the parts, written by `/metrics`.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::spool::Status;
+
+/// A gauge of seconds since the Unix epoch, or of other things that are not whole.
+pub(crate) type Seconds = Gauge<f64, AtomicU64>;
+
+/// A registry whose metrics are named `tributary_agent_…`.
+pub(crate) fn registry() -> Registry {
+    Registry::with_prefix("tributary_agent")
+}
+
+/// The registry in `OpenMetrics` text.
+pub(crate) fn text(registry: &Registry) -> String {
+    let mut out = String::new();
+    // Writing into a String cannot fail.
+    let _ = encode(&mut out, registry);
+    out
+}
+
+/// What the process as a whole reports.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProcessMetrics {
+    /// 1 if the last reload took, 0 if the old files stayed in force.
+    pub(crate) reload_successful: Gauge,
+    /// When the last reload took.
+    pub(crate) reload_success_time: Seconds,
+    /// Reloads that were refused.
+    pub(crate) reloads_refused: Counter,
+    /// When the certificate in use expires.
+    pub(crate) certificate_not_after: Seconds,
+}
+
+impl ProcessMetrics {
+    /// Registers them.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        metrics.reload_successful.set(1);
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The version that runs", build);
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the last reload of allowlist and certificates took",
+            metrics.reload_successful.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When the last reload took",
+            metrics.reload_success_time.clone(),
+        );
+        registry.register(
+            "config_reloads_refused",
+            "Reloads refused",
+            metrics.reloads_refused.clone(),
+        );
+        registry.register(
+            "certificate_not_after_timestamp_seconds",
+            "When the certificate in use expires",
+            metrics.certificate_not_after.clone(),
+        );
+        metrics
+    }
+}
+
+/// Counters between the sources and the disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SpoolMetrics {
+    /// Arrivals that were answered with a refusal.
+    pub(crate) refused: Counter,
+    /// Samples that came from sources.
+    pub(crate) received: Counter,
+    /// Samples on the spool's disk.
+    pub(crate) spooled: Counter,
+    /// How often a broken spool was opened again.
+    pub(crate) reopened: Counter,
+    bytes: Gauge,
+    max_bytes: Gauge,
+    frames: Gauge,
+    next_seq: Gauge,
+    acked_seq: Gauge,
+    dropped_segments: Counter,
+    dropped_samples: Counter,
+}
+
+impl SpoolMetrics {
+    /// Registers them.
+    pub(crate) fn new(registry: &mut Registry, max_bytes: u64) -> Self {
+        let m = Self::default();
+        m.max_bytes.set(whole(max_bytes));
+        registry.register("arrivals_refused", "Arrivals refused", m.refused.clone());
+        registry.register("samples_received", "Samples from sources", m.received.clone());
+        registry.register("samples_spooled", "Samples on the spool's disk", m.spooled.clone());
+        registry.register(
+            "spool_reopened",
+            "How often a broken spool was opened again",
+            m.reopened.clone(),
+        );
+        let bytes = |registry: &mut Registry, name: &str, help: &str, gauge: &Gauge| {
+            registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
+        };
+        bytes(registry, "spool_size", "Bytes of the spool on disk", &m.bytes);
+        bytes(registry, "spool_max_size", "Where the oldest data is dropped", &m.max_bytes);
+        registry.register("spool_frames_waiting", "Frames not acknowledged", m.frames.clone());
+        registry.register("spool_next_seq", "The next frame's number", m.next_seq.clone());
+        registry.register("spool_acked_seq", "The last acknowledged frame", m.acked_seq.clone());
+        registry.register(
+            "spool_dropped_segments",
+            "Segments dropped because the spool was full",
+            m.dropped_segments.clone(),
+        );
+        registry.register(
+            "spool_dropped_samples",
+            "Samples dropped because the spool was full",
+            m.dropped_samples.clone(),
+        );
+        m
+    }
+
+    /// Shows how full the spool is.
+    pub(crate) fn show(&self, status: &Status) {
+        self.bytes.set(whole(status.bytes));
+        self.frames.set(whole(status.waiting()));
+        self.next_seq.set(whole(status.next_seq));
+        self.acked_seq.set(whole(status.acked));
+        let rise = |counter: &Counter, to: u64| {
+            counter.inc_by(to.saturating_sub(counter.get()));
+        };
+        rise(&self.dropped_segments, status.dropped_segments);
+        rise(&self.dropped_samples, status.dropped_samples);
+    }
+}
+
+/// Counters of the link to the collector.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LinkMetrics {
+    /// 1 while a session is up.
+    pub(crate) connected: Gauge,
+    /// Sessions that were welcomed.
+    pub(crate) sessions: Counter,
+    /// Attempts and sessions that ended badly.
+    pub(crate) failures: Family<Stage, Counter>,
+    /// Frames sent, repeated ones included.
+    pub(crate) frames_sent: Counter,
+    /// Their bytes, without what gRPC and TLS add.
+    pub(crate) frame_bytes_sent: Counter,
+    /// When the last acknowledgement came.
+    pub(crate) last_ack_time: Seconds,
+    /// Frames sent and not acknowledged.
+    pub(crate) in_flight: Gauge,
+    /// How often the session waited because too many frames were in flight.
+    pub(crate) window_full: Counter,
+}
+
+/// How far an attempt came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Stage {
+    /// How far.
+    pub(crate) stage: Reached,
+}
+
+/// How far an attempt came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "written as label values")]
+pub(crate) enum Reached {
+    /// The collector did not welcome us.
+    connect,
+    /// A session broke off.
+    session,
+}
+
+impl LinkMetrics {
+    /// Registers them.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let m = Self::default();
+        registry.register("session_connected", "1 while a session is up", m.connected.clone());
+        registry.register("sessions", "Sessions that were welcomed", m.sessions.clone());
+        registry.register(
+            "session_failures",
+            "Attempts and sessions that ended badly",
+            m.failures.clone(),
+        );
+        registry.register(
+            "frames_sent",
+            "Frames sent, repeated ones included",
+            m.frames_sent.clone(),
+        );
+        registry.register_with_unit(
+            "frames_sent",
+            "Bytes of frames sent",
+            Unit::Bytes,
+            m.frame_bytes_sent.clone(),
+        );
+        registry.register(
+            "last_ack_timestamp_seconds",
+            "When the last acknowledgement came",
+            m.last_ack_time.clone(),
+        );
+        registry.register("frames_in_flight", "Frames not acknowledged", m.in_flight.clone());
+        registry.register(
+            "window_full",
+            "How often the session waited for acknowledgements",
+            m.window_full.clone(),
+        );
+        m
+    }
+}
+
+/// A count as a gauge shows it.
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

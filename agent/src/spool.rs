@@ -7,6 +7,7 @@ mod epoch;
 mod gaps;
 mod reader;
 mod recover;
+mod shared;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -18,8 +19,9 @@ use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
 use tributary_proto::frame::{self, Content, Encoder, FrameError, Gap, GapCause, Header};
 
-pub use gaps::GapList;
-pub use reader::FrameReader;
+use gaps::GapList;
+pub(crate) use reader::{FrameReader, Outgoing};
+pub(crate) use shared::{Seen, SharedSpool};
 
 /// A frame segment ends at this size, or at an eighth of a small spool.
 const SEGMENT_BYTES: u64 = 4 << 20;
@@ -40,15 +42,15 @@ mod kind {
 
 /// Where the spool lives and how large it grows.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// The folder.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Above this size the oldest data is dropped.
-    pub max_bytes: u64,
+    pub(crate) max_bytes: u64,
 }
 
 /// The state that must be on disk together with the frames it led to.
-pub trait Companion {
+pub(crate) trait Companion {
     /// All of it.
     fn snapshot(&self) -> Vec<u8>;
     /// What changed since the last call, if anything.
@@ -57,52 +59,55 @@ pub trait Companion {
 
 /// What an earlier process left.
 #[derive(Debug, Default)]
-pub struct Recovered {
+pub(crate) struct Recovered {
     /// The companion's last snapshot.
-    pub snapshot: Option<Vec<u8>>,
+    pub(crate) snapshot: Option<Vec<u8>>,
     /// The companion's changes since then, in order.
-    pub changes: Vec<Vec<u8>>,
+    pub(crate) changes: Vec<Vec<u8>>,
     /// The newest sample of any frame.
-    pub newest: Option<Timestamp>,
+    pub(crate) newest: Option<Timestamp>,
     /// What was mended, one sentence each.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// How full the spool is. Sessions and metrics follow it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Status {
+pub(crate) struct Status {
     /// Identifies the spool.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// The oldest frame on disk; `next_seq` if there is none.
-    pub first_seq: u64,
+    pub(crate) first_seq: u64,
     /// The next new frame's number.
-    pub next_seq: u64,
+    pub(crate) next_seq: u64,
     /// The last frame that is durable at the collector.
-    pub acked: u64,
+    pub(crate) acked: u64,
     /// Bytes on disk.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Segments dropped because the spool was full.
-    pub dropped_segments: u64,
+    pub(crate) dropped_segments: u64,
     /// Samples dropped with them.
-    pub dropped_samples: u64,
+    pub(crate) dropped_samples: u64,
 }
 
 impl Status {
     /// Frames that wait for their acknowledgement.
-    pub fn waiting(&self) -> u64 {
+    pub(crate) fn waiting(&self) -> u64 {
         self.next_seq.saturating_sub(1).saturating_sub(self.acked)
     }
 }
 
 /// Why the spool cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
+pub(crate) enum SpoolError {
     /// The disk failed, or the folder is in use.
     #[error("the spool's journal failed")]
     Journal(#[from] tributary_journal::Error),
     /// A frame could not be made.
     #[error("a frame could not be made")]
     Frame(#[from] FrameError),
+    /// It failed before and was not opened again yet.
+    #[error("the spool failed before and is not open again yet")]
+    Closed,
     /// The file with the epoch cannot be read or written.
     #[error("the spool's epoch file {path} cannot be used")]
     Epoch {
@@ -154,7 +159,7 @@ impl Frames {
 
 /// The writer. One per process; after an error it is dropped and opened again.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     journal: Journal,
     epoch: u64,
     max_bytes: u64,
@@ -177,12 +182,12 @@ pub struct Spool {
 
 impl Spool {
     /// Opens or makes a spool. [`Spool::begin`] must follow.
-    pub fn open(options: &Options) -> Result<(Self, Recovered), SpoolError> {
+    pub(crate) fn open(options: &Options) -> Result<(Self, Recovered), SpoolError> {
         recover::open(options)
     }
 
     /// Writes what must be in every segment that is the first of its process, and starts a new frame segment.
-    pub fn begin(&mut self, companion: &mut dyn Companion, gaps: &[Gap]) -> Result<(), SpoolError> {
+    pub(crate) fn begin(&mut self, companion: &mut dyn Companion, gaps: &[Gap]) -> Result<(), SpoolError> {
         gaps.iter().for_each(|gap| self.pending.add(*gap));
         let current = self.journal.current_segment();
         if self.segments.back().is_some_and(|last| last.id == current) {
@@ -198,7 +203,7 @@ impl Spool {
     }
 
     /// How full it is.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         Status {
             epoch: self.epoch,
             first_seq: self.segments.front().map_or(self.next_seq, |oldest| oldest.first),
@@ -211,19 +216,20 @@ impl Spool {
     }
 
     /// Whether there are gaps that no frame has carried yet.
-    pub fn has_gaps(&self) -> bool {
+    pub(crate) fn has_gaps(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// Puts samples and metadata into frames, with the gaps that wait and the companion's changes, and returns when all
     /// of it is on disk. The series must be within [`tributary_proto::limits::Limits::allow`].
-    pub fn append(
+    pub(crate) fn append(
         &mut self,
         batch: &Batch<'_>,
         companion: &mut dyn Companion,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
         let (mut samples, mut metadata) = (batch.samples, batch.metadata);
+        let before = self.next_seq;
         while !(samples.is_empty() && metadata.is_empty() && self.pending.is_empty()) {
             (samples, metadata) =
                 self.append_frame(samples, metadata, batch.complete_until, now)?;
@@ -234,7 +240,7 @@ impl Spool {
         } else if let Some(changes) = changes {
             self.journal.append(kind::CHANGES, &changes)?;
         }
-        if self.acked > self.acked_on_disk {
+        if self.next_seq > before && self.acked > self.acked_on_disk {
             self.append_numbers()?;
         }
         self.journal.sync()?;
@@ -299,7 +305,7 @@ impl Spool {
     }
 
     /// The collector has everything up to `seq` on disk.
-    pub fn ack(&mut self, seq: u64) -> Result<(), SpoolError> {
+    pub(crate) fn ack(&mut self, seq: u64) -> Result<(), SpoolError> {
         if seq > self.acked {
             self.acked = seq.min(self.next_seq.saturating_sub(1));
             self.delete_acked()?;
@@ -309,11 +315,7 @@ impl Spool {
 
     /// The collector already has frames that this spool never numbered: the folder is an old copy. Numbers go on behind
     /// the collector's, and what waited is a gap.
-    pub fn renumber(
-        &mut self,
-        after: u64,
-        companion: &mut dyn Companion,
-    ) -> Result<(), SpoolError> {
+    pub(crate) fn renumber(&mut self, after: u64) -> Result<(), SpoolError> {
         let acked = self.acked;
         for frames in self.segments.iter().filter(|frames| frames.last > acked) {
             self.pending.add(frames.gap(GapCause::Damaged));
@@ -321,7 +323,9 @@ impl Spool {
         self.encoder = None;
         self.next_seq = after.saturating_add(1);
         self.acked = after;
-        self.begin(companion, &[])
+        self.journal.append(kind::GAPS, &self.pending.encode())?;
+        self.append_numbers()?;
+        Ok(self.journal.sync()?)
     }
 
     /// Where numbers stand: the frames that would tell may be deleted.
@@ -334,6 +338,10 @@ impl Spool {
 
     /// Deletes segments in which everything is acknowledged, except the current one.
     fn delete_acked(&mut self) -> Result<(), SpoolError> {
+        if self.needs_snapshot {
+            // The companion's state is still in an older segment.
+            return Ok(());
+        }
         let current = self.journal.current_segment();
         let acked = self.acked;
         let done = |frames: &Frames| frames.last <= acked && frames.id != current;
@@ -399,7 +407,7 @@ impl Spool {
 
     /// A reader of the frames behind `after`. `from_segment_start`: frames in front of them in the same segment come
     /// first, so that a decoder without state can follow.
-    pub fn reader(&self, after: u64, from_segment_start: bool) -> Result<FrameReader, SpoolError> {
+    pub(crate) fn reader(&self, after: u64, from_segment_start: bool) -> Result<FrameReader, SpoolError> {
         let holds = self.segments.iter().find(|frames| frames.last > after);
         let segment = holds.map_or(self.journal.current_segment(), |frames| frames.id);
         let cursor = self.journal.read(Position { segment, offset: 0 })?;
@@ -409,13 +417,13 @@ impl Spool {
 
 /// What goes into the spool at once.
 #[derive(Debug, Clone, Copy)]
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     /// Samples with the labels they leave with.
-    pub samples: &'a [(Labels, Sample)],
+    pub(crate) samples: &'a [(Labels, Sample)],
     /// Metadata of metrics that leave.
-    pub metadata: &'a [Metadata],
+    pub(crate) metadata: &'a [Metadata],
     /// Nothing older is missing, except gaps.
-    pub complete_until: Timestamp,
+    pub(crate) complete_until: Timestamp,
 }
 
 fn split<T>(all: &[T], at: usize) -> (&[T], &[T]) {

@@ -16,11 +16,11 @@ const GAP_BYTES: usize = 25;
 
 /// Gaps in order of arrival.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GapList(Vec<Gap>);
+pub(crate) struct GapList(Vec<Gap>);
 
 impl GapList {
     /// Adds a gap, joined with its neighbours.
-    pub fn add(&mut self, mut gap: Gap) {
+    pub(crate) fn add(&mut self, mut gap: Gap) {
         let near = |known: &Gap, gap: &Gap| {
             known.cause == gap.cause
                 && known.from <= gap.to.plus(JOIN)
@@ -36,17 +36,17 @@ impl GapList {
     }
 
     /// Takes over all gaps of another list.
-    pub fn append(&mut self, other: &mut Self) {
+    pub(crate) fn append(&mut self, other: &mut Self) {
         other.0.drain(..).for_each(|gap| self.add(gap));
     }
 
     /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The gaps.
-    pub fn as_slice(&self) -> &[Gap] {
+    pub(crate) fn as_slice(&self) -> &[Gap] {
         &self.0
     }
 

@@ -7,16 +7,16 @@ use super::{SpoolError, kind};
 
 /// A frame on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// Its number.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Its bytes, as they were made.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Hands out frames; passes over those that no decoder could read because an earlier one of their segment is lost.
 #[derive(Debug)]
-pub struct FrameReader {
+pub(crate) struct FrameReader {
     cursor: Cursor,
     after: u64,
     /// The next frame continues what the peer's decoder knows: this number inside its segment.
@@ -31,7 +31,7 @@ impl FrameReader {
     }
 
     /// The next frame that is on disk; `None` if there is none yet.
-    pub fn next(&mut self) -> Result<Option<Outgoing>, SpoolError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Outgoing>, SpoolError> {
         while let Some(record) = self.cursor.next()? {
             if !matches!(record.kind, kind::FRAME | kind::FRAME_WITH_GAPS) {
                 continue;

@@ -213,7 +213,7 @@ fn an_old_copy_of_a_spool_is_renumbered() {
     let mut bench = Bench::new(64 << 20);
     let (mut spool, _) = bench.open();
     bench.append(&mut spool, 1, 10);
-    spool.renumber(50, &mut bench.counter).unwrap();
+    spool.renumber(50).unwrap();
     assert_eq!((spool.status().next_seq, spool.status().waiting()), (51, 0));
     bench.append(&mut spool, 2, 10);
     let frames = read(&spool, 50, false);

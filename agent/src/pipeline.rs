@@ -1,0 +1,252 @@
+//! From what sources bring to frames on disk: one task, one write and one sync for everything that waits.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tributary_model::label::Labels;
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::series::Metadata;
+use tributary_proto::limits;
+
+use crate::allow::rules::Rules;
+use crate::allow::{Allowlist, Kept};
+use crate::metrics::SpoolMetrics;
+use crate::source::{Arrival, Refusal};
+use crate::spool::{Batch, Companion, SharedSpool, SpoolError};
+
+/// Samples that are taken from the queue at once, at most about this many.
+const BATCH_SAMPLES: usize = 100_000;
+/// How often merges are looked at, and gaps that no samples take along.
+const TICK: Duration = Duration::from_secs(1);
+/// An unchanged metadata entry is sent again after this time: the collector may have lost it.
+const METADATA_AGAIN: Duration = Duration::from_secs(3_600);
+/// Metrics whose metadata is remembered as sent; one more, and all are sent again.
+const MAX_METADATA: usize = 50_000;
+
+/// Takes arrivals in order; the only one that applies the allowlist.
+pub(crate) struct Pipeline {
+    core: Core,
+    arrivals: mpsc::Receiver<Arrival>,
+    rules: mpsc::Receiver<Rules>,
+}
+
+impl Pipeline {
+    /// A pipeline from `arrivals` into `spool`; `rules` brings new allowlists.
+    pub(crate) fn new(
+        allow: Allowlist,
+        spool: Arc<SharedSpool>,
+        arrivals: mpsc::Receiver<Arrival>,
+        rules: mpsc::Receiver<Rules>,
+        metrics: SpoolMetrics,
+    ) -> Self {
+        let core = Core {
+            allow,
+            spool,
+            metrics,
+            watermark: Timestamp::MIN,
+            sent: HashMap::new(),
+            hasher: RandomState::new(),
+            broken: false,
+        };
+        Self { core, arrivals, rules }
+    }
+
+    /// Runs until every source is gone, then puts out what merges still hold.
+    pub(crate) async fn run(self) {
+        let Self { mut core, mut arrivals, mut rules } = self;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let work = tokio::select! {
+                arrival = arrivals.recv() => match arrival {
+                    Some(first) => Work::Arrivals(batch(first, &mut arrivals)),
+                    None => break,
+                },
+                Some(rules) = rules.recv() => Work::Rules(rules),
+                _ = tick.tick() => Work::Tick,
+            };
+            let Some(back) = blocking(core, work).await else { return };
+            core = back;
+        }
+        blocking(core, Work::Finish).await;
+    }
+}
+
+/// What there is to do next.
+enum Work {
+    Arrivals(Vec<Arrival>),
+    Rules(Rules),
+    Tick,
+    Finish,
+}
+
+/// Everything that waits, up to a bound.
+fn batch(first: Arrival, arrivals: &mut mpsc::Receiver<Arrival>) -> Vec<Arrival> {
+    let mut samples = first.samples.len();
+    let mut batch = vec![first];
+    while samples < BATCH_SAMPLES
+        && let Ok(next) = arrivals.try_recv()
+    {
+        samples += next.samples.len();
+        batch.push(next);
+    }
+    batch
+}
+
+/// Works where the disk may be waited for.
+async fn blocking(mut core: Core, work: Work) -> Option<Core> {
+    let done = tokio::task::spawn_blocking(move || {
+        core.work(work, SystemTime::now().into());
+        core
+    });
+    done.await.inspect_err(|error| tracing::error!(%error, "the pipeline stopped")).ok()
+}
+
+struct Core {
+    allow: Allowlist,
+    spool: Arc<SharedSpool>,
+    metrics: SpoolMetrics,
+    watermark: Timestamp,
+    /// When and as what a metric's metadata was sent last.
+    sent: HashMap<String, (u64, Timestamp)>,
+    hasher: RandomState,
+    /// The spool failed and must be opened again.
+    broken: bool,
+}
+
+/// Series and their samples.
+type Samples = Vec<(Labels, Sample)>;
+
+impl Companion for Allowlist {
+    fn snapshot(&self) -> Vec<u8> {
+        Self::snapshot(self)
+    }
+
+    fn changes(&mut self) -> Option<Vec<u8>> {
+        Self::changes(self)
+    }
+}
+
+impl Core {
+    fn work(&mut self, work: Work, now: Timestamp) {
+        match work {
+            Work::Arrivals(arrivals) => self.take(arrivals, now),
+            Work::Rules(rules) => self.allow.replace(rules),
+            Work::Tick => {
+                let kept = self.allow.tick(now);
+                self.put_quietly(kept, now);
+            }
+            Work::Finish => {
+                let kept = self.allow.finish(now);
+                self.put_quietly(kept, now);
+            }
+        }
+    }
+
+    fn take(&mut self, arrivals: Vec<Arrival>, now: Timestamp) {
+        if let Err(error) = self.mend() {
+            return self.refuse(arrivals.into_iter().filter_map(|arrival| arrival.done), &error);
+        }
+        let (mut samples, mut metadata, mut waiting) = (Samples::new(), Vec::new(), Vec::new());
+        for arrival in arrivals {
+            self.metrics.received.inc_by(arrival.samples.len() as u64);
+            let kept = self.allow.apply(arrival.samples, arrival.metadata, now);
+            if samples.is_empty() {
+                samples = kept.samples;
+            } else {
+                samples.extend(kept.samples);
+            }
+            metadata.extend(kept.metadata);
+            waiting.extend(arrival.done);
+        }
+        match self.put(&samples, metadata, now) {
+            Ok(()) => waiting.into_iter().for_each(|done| drop(done.send(Ok(())))),
+            Err(error) => self.refuse(waiting.into_iter(), &error),
+        }
+    }
+
+    fn refuse(
+        &self,
+        waiting: impl Iterator<Item = tokio::sync::oneshot::Sender<Result<(), Refusal>>>,
+        error: &SpoolError,
+    ) {
+        let why = crate::link::chain(error);
+        for done in waiting {
+            self.metrics.refused.inc();
+            let _ = done.send(Err(Refusal::Spool(why.clone())));
+        }
+    }
+
+    /// Puts out what nobody waits for; after a failure the merges' state brings it again.
+    fn put_quietly(&mut self, kept: Kept, now: Timestamp) {
+        if self.mend().is_ok() {
+            let _ = self.put(&kept.samples, kept.metadata, now);
+        }
+    }
+
+    fn put(
+        &mut self,
+        samples: &[(Labels, Sample)],
+        mut metadata: Vec<Metadata>,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        metadata.retain(|entry| self.is_news(entry, now));
+        let complete_until = self.advance(samples, now);
+        let batch = Batch { samples, metadata: &metadata, complete_until };
+        let allow = &mut self.allow;
+        let put = self.spool.with(|spool| spool.append(&batch, allow, now));
+        match &put {
+            Ok(()) => drop(self.metrics.spooled.inc_by(samples.len() as u64)),
+            Err(error) => {
+                tracing::error!(error = crate::link::chain(error), "writing to the spool failed");
+                self.broken = true;
+                // What was in the batch is not on disk; it is news again.
+                self.sent.clear();
+            }
+        }
+        put
+    }
+
+    /// Opens a spool that failed again.
+    fn mend(&mut self) -> Result<(), SpoolError> {
+        if self.broken {
+            self.spool.reopen(&mut self.allow)?;
+            tracing::info!("the spool is open again");
+            self.broken = false;
+        }
+        Ok(())
+    }
+
+    /// The time up to which nothing is missing any more: what arrives comes in order of time, apart from merges that
+    /// still wait for members.
+    fn advance(&mut self, samples: &[(Labels, Sample)], now: Timestamp) -> Timestamp {
+        let oldest = samples.iter().map(|(_, sample)| sample.at).min();
+        if let Some(oldest) = oldest {
+            self.watermark = self.watermark.max(oldest.min(now));
+        }
+        let pending = self.allow.oldest_pending().unwrap_or(Timestamp::MAX);
+        self.watermark.min(pending).max(Timestamp::default())
+    }
+
+    /// Whether a metadata entry has to be sent, and can be.
+    fn is_news(&mut self, entry: &Metadata, now: Timestamp) -> bool {
+        let texts = [&entry.metric, &entry.help, &entry.unit];
+        if texts.iter().any(|text| text.len() > limits::MAX_METADATA_TEXT_BYTES) {
+            return false;
+        }
+        let hash = self.hasher.hash_one(entry);
+        let known = self.sent.get(&entry.metric);
+        if known.is_some_and(|(h, at)| *h == hash && now.since(*at) < METADATA_AGAIN) {
+            return false;
+        }
+        if self.sent.len() >= MAX_METADATA {
+            self.sent.clear();
+        }
+        self.sent.insert(entry.metric.clone(), (hash, now));
+        true
+    }
+}
