@@ -196,7 +196,7 @@ impl Core {
     ) -> Result<(), SpoolError> {
         metadata.retain(|entry| self.is_news(entry, now));
         let complete_until = self.advance(samples, now);
-        let batch = Batch { samples, metadata: &metadata, complete_until };
+        let batch = Batch { samples, metadata: &metadata, gaps: &[], complete_until };
         let allow = &mut self.allow;
         let put = self.spool.with(|spool| spool.append(&batch, allow, now));
         match &put {

@@ -230,6 +230,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let (mut samples, mut metadata) = (batch.samples, batch.metadata);
         let before = self.next_seq;
+        batch.gaps.iter().for_each(|gap| self.pending.add(*gap));
         while !(samples.is_empty() && metadata.is_empty() && self.pending.is_empty()) {
             (samples, metadata) =
                 self.append_frame(samples, metadata, batch.complete_until, now)?;
@@ -422,6 +423,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) samples: &'a [(Labels, Sample)],
     /// Metadata of metrics that leave.
     pub(crate) metadata: &'a [Metadata],
+    /// Intervals that sources know to be missing.
+    pub(crate) gaps: &'a [Gap],
     /// Nothing older is missing, except gaps.
     pub(crate) complete_until: Timestamp,
 }
