@@ -180,9 +180,9 @@ impl App {
         let parts = SourceParts { sender, screen, metrics: SourceMetrics::new(registry) };
         let sources = parts.sources(&config)?;
         let spool = open_spool(&config, spool_metrics.clone(), &mut allow)?;
-        let listener = TcpListener::bind(config.listen).await.map_err(|source| {
-            StartError::Listen { address: config.listen.to_string(), source }
-        })?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| StartError::Listen { address: config.listen.to_string(), source })?;
         let (to_pipeline, new_rules) = mpsc::channel(1);
         let unusable = |error: TlsError| StartError::Tls {
             text: chain(&error),
@@ -283,7 +283,7 @@ impl SourceParts {
             sender: self.sender.clone(),
             screen: self.screen.clone(),
             metrics: self.metrics.clone(),
-            fetcher: source::http::Fetcher::new(),
+            fetcher: Arc::new(source::http::Fetcher::new()),
         };
         let mut sources = Vec::new();
         if !config.sources.scrape.is_empty() {

@@ -72,7 +72,7 @@ fn table(report: &Report, now: Timestamp) -> String {
         (false, None) => "… connecting".to_owned(),
     };
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     let waiting = format!("{} frames, {} bytes on disk", report.spool_frames, report.spool_bytes);
     let numbers = format!("next {}, acknowledged {}", report.next_seq, report.acked_seq);
     for (name, value) in [

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
+use tributary_proto::frame::Gap;
 use tributary_proto::limits;
 
 use crate::allow::rules::Rules;
@@ -48,6 +49,7 @@ impl Pipeline {
             spool,
             metrics,
             watermark: Timestamp::MIN,
+            gaps: Vec::new(),
             sent: HashMap::new(),
             hasher: RandomState::new(),
             broken: false,
@@ -111,6 +113,8 @@ struct Core {
     spool: Arc<SharedSpool>,
     metrics: SpoolMetrics,
     watermark: Timestamp,
+    /// Gaps that sources know of and the spool has not taken yet.
+    gaps: Vec<Gap>,
     /// When and as what a metric's metadata was sent last.
     sent: HashMap<String, (u64, Timestamp)>,
     hasher: RandomState,
@@ -161,6 +165,7 @@ impl Core {
                 samples.extend(kept.samples);
             }
             metadata.extend(kept.metadata);
+            self.gaps.extend(arrival.gaps);
             waiting.extend(arrival.done);
         }
         match self.put(&samples, metadata, now) {
@@ -196,11 +201,14 @@ impl Core {
     ) -> Result<(), SpoolError> {
         metadata.retain(|entry| self.is_news(entry, now));
         let complete_until = self.advance(samples, now);
-        let batch = Batch { samples, metadata: &metadata, gaps: &[], complete_until };
+        let batch = Batch { samples, metadata: &metadata, gaps: &self.gaps, complete_until };
         let allow = &mut self.allow;
         let put = self.spool.with(|spool| spool.append(&batch, allow, now));
         match &put {
-            Ok(()) => drop(self.metrics.spooled.inc_by(samples.len() as u64)),
+            Ok(()) => {
+                self.gaps.clear();
+                self.metrics.spooled.inc_by(samples.len() as u64);
+            }
             Err(error) => {
                 tracing::error!(error = crate::link::chain(error), "writing to the spool failed");
                 self.broken = true;

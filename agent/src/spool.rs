@@ -187,7 +187,11 @@ impl Spool {
     }
 
     /// Writes what must be in every segment that is the first of its process, and starts a new frame segment.
-    pub(crate) fn begin(&mut self, companion: &mut dyn Companion, gaps: &[Gap]) -> Result<(), SpoolError> {
+    pub(crate) fn begin(
+        &mut self,
+        companion: &mut dyn Companion,
+        gaps: &[Gap],
+    ) -> Result<(), SpoolError> {
         gaps.iter().for_each(|gap| self.pending.add(*gap));
         let current = self.journal.current_segment();
         if self.segments.back().is_some_and(|last| last.id == current) {
@@ -213,11 +217,6 @@ impl Spool {
             dropped_segments: self.dropped_segments,
             dropped_samples: self.dropped_samples,
         }
-    }
-
-    /// Whether there are gaps that no frame has carried yet.
-    pub(crate) fn has_gaps(&self) -> bool {
-        !self.pending.is_empty()
     }
 
     /// Puts samples and metadata into frames, with the gaps that wait and the companion's changes, and returns when all
@@ -408,7 +407,11 @@ impl Spool {
 
     /// A reader of the frames behind `after`. `from_segment_start`: frames in front of them in the same segment come
     /// first, so that a decoder without state can follow.
-    pub(crate) fn reader(&self, after: u64, from_segment_start: bool) -> Result<FrameReader, SpoolError> {
+    pub(crate) fn reader(
+        &self,
+        after: u64,
+        from_segment_start: bool,
+    ) -> Result<FrameReader, SpoolError> {
         let holds = self.segments.iter().find(|frames| frames.last > after);
         let segment = holds.map_or(self.journal.current_segment(), |frames| frames.id);
         let cursor = self.journal.read(Position { segment, offset: 0 })?;
