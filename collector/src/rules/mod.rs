@@ -2,6 +2,79 @@
 
 pub mod alerting;
 pub mod command;
+pub mod engine;
 pub mod file;
 pub mod group;
+pub mod metrics;
+mod place;
+pub mod status;
 pub mod template;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+use tributary_model::matcher::Matcher;
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_promql::ast::Expr;
+
+use crate::notify::Alert;
+use crate::query::{Answer, QueryError};
+
+/// How often a group is evaluated that does not say.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often a firing alert is sent again, and a resolved one while it is kept.
+pub const RESEND_DELAY: Duration = Duration::from_secs(60);
+
+/// What rules need from the rest of the collector.
+pub trait Host: Send + Sync + 'static {
+    /// The value of an expression, of series that satisfy the enforced matchers only.
+    fn evaluate(
+        &self,
+        expr: &Expr,
+        at: Timestamp,
+        enforced: &[Matcher],
+    ) -> impl Future<Output = Result<Answer, QueryError>> + Send;
+
+    /// Stores what rules computed; returns when later queries see it.
+    fn write(
+        &self,
+        samples: Vec<(Labels, Sample)>,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+
+    /// The clusters that rules of the scope `each` are evaluated for.
+    fn clusters(&self) -> Vec<ClusterName>;
+
+    /// Hands alerts over; waits while the notifier is busy.
+    fn notify(&self, alerts: Vec<Alert>) -> impl Future<Output = ()> + Send;
+
+    /// Durable state under a prefix.
+    fn load(
+        &self,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Vec<(String, Vec<u8>)>, HostError>> + Send;
+
+    /// Makes changes of the state durable, all or none; nothing as a value removes a key.
+    fn put(
+        &self,
+        changes: Vec<(String, Option<Vec<u8>>)>,
+    ) -> impl Future<Output = Result<(), HostError>> + Send;
+}
+
+/// The store did not do what rules asked of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct HostError(pub String);
+
+/// What rules need to know of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The label that holds a series' cluster.
+    pub cluster_label: String,
+    /// The collector's own name in that label.
+    pub local_cluster: ClusterName,
+    /// The collector's address in links and templates.
+    pub external_url: String,
+}

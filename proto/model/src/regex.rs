@@ -91,6 +91,39 @@ impl Regex {
     }
 }
 
+/// A compiled expression that may match anywhere in a text, as Go's `regexp` by itself.
+#[derive(Debug, Clone)]
+pub struct Search {
+    groups: Vec<String>,
+    compiled: regex::Regex,
+}
+
+impl Search {
+    /// Compiles RE2 syntax.
+    pub fn new(pattern: &str) -> Result<Self, RegexError> {
+        let fail = |why: String| RegexError { pattern: pattern.to_owned(), why };
+        if pattern.len() > MAX_PATTERN_BYTES {
+            return Err(fail(format!("it is longer than {MAX_PATTERN_BYTES} bytes")));
+        }
+        let translation = translate::translate(pattern).map_err(fail)?;
+        let compiled = compile(&translation.pattern, MAX_COMPILED_BYTES).map_err(fail)?;
+        Ok(Self { groups: translation.groups, compiled })
+    }
+
+    /// Whether it matches somewhere.
+    pub fn is_match(&self, text: &str) -> bool {
+        self.compiled.is_match(text)
+    }
+
+    /// The text with every match replaced by the template, filled in as [`Regex::expand`] does.
+    pub fn replace_all(&self, text: &str, template: &str) -> String {
+        let expand = |captures: &regex::Captures<'_>| {
+            template::expand(template, &self.groups, captures)
+        };
+        self.compiled.replace_all(text, expand).into_owned()
+    }
+}
+
 /// Compiles translated syntax; the error is the compiler's last line.
 fn compile(pattern: &str, size: usize) -> Result<regex::Regex, String> {
     regex::RegexBuilder::new(pattern).size_limit(size).build().map_err(|e| match e {

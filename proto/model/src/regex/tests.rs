@@ -167,3 +167,11 @@ fn templates_are_go_templates() {
         assert_eq!(regex.expand("zzz", template), None);
     }
 }
+
+#[test]
+fn search_replaces_everywhere() {
+    let search = Search::new(r"(\w)\.(?P<n>\w)").unwrap();
+    assert!(search.is_match("x a.b x") && !search.is_match("."));
+    assert_eq!(search.replace_all("a.b c.d", "$n-$1"), "b-a d-c");
+    assert!(Search::new("(").is_err());
+}
