@@ -117,9 +117,8 @@ impl Search {
 
     /// The text with every match replaced by the template, filled in as [`Regex::expand`] does.
     pub fn replace_all(&self, text: &str, template: &str) -> String {
-        let expand = |captures: &regex::Captures<'_>| {
-            template::expand(template, &self.groups, captures)
-        };
+        let expand =
+            |captures: &regex::Captures<'_>| template::expand(template, &self.groups, captures);
         self.compiled.replace_all(text, expand).into_owned()
     }
 }
