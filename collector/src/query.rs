@@ -1,6 +1,7 @@
 //! Runs PromQL over the store within bounds: the only file that sees both.
 
 pub mod engine;
+pub mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -210,8 +211,8 @@ pub trait Engine: Send + Sync + 'static {
     fn label_values(&self, name: &str, look: &Look) -> Result<Vec<String>, QueryError>;
     /// The newest sample of each series, by label set; series that are stale at the end are left out.
     fn latest(&self, look: &Look) -> Result<Vec<(Labels, Sample)>, QueryError>;
-    /// What is known of the metrics.
-    fn metadata(&self) -> Result<Vec<Metadata>, QueryError>;
+    /// What is known of the metrics, with the cluster that says so.
+    fn metadata(&self) -> Result<Vec<(String, Metadata)>, QueryError>;
     /// The intervals that are known to be missing.
     fn gaps(&self) -> Result<Vec<Gap>, QueryError>;
 }
@@ -296,14 +297,14 @@ impl Queries {
         self.look_up(move |engine| engine.latest(&look)).await
     }
 
-    /// What is known of the metrics.
-    pub async fn metadata(&self) -> Result<Vec<Metadata>, QueryError> {
-        self.look_up(|engine| engine.metadata()).await
+    /// What is known of the metrics, with the cluster that says so.
+    pub async fn metadata(&self) -> Result<Vec<(String, Metadata)>, QueryError> {
+        self.look_up(Engine::metadata).await
     }
 
     /// The intervals that are known to be missing.
     pub async fn gaps(&self) -> Result<Vec<Gap>, QueryError> {
-        self.look_up(|engine| engine.gaps()).await
+        self.look_up(Engine::gaps).await
     }
 
     async fn adhoc(&self, text: &str, when: When, call: Call) -> Result<Answer, QueryError> {
@@ -501,7 +502,7 @@ mod tests {
             Ok(vec![])
         }
 
-        fn metadata(&self) -> Result<Vec<Metadata>, QueryError> {
+        fn metadata(&self) -> Result<Vec<(String, Metadata)>, QueryError> {
             Ok(vec![])
         }
 

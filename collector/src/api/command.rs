@@ -15,13 +15,13 @@ use super::client::{Client, ClientError};
 #[derive(Debug, Args)]
 pub struct Server {
     /// Address of the collector's HTTP port
-    #[arg(long, env = "TRIBUTARY_URL", default_value = "http://127.0.0.1:9390")]
+    #[arg(long, default_value = "http://127.0.0.1:9390")]
     url: String,
     /// User for basic authentication
-    #[arg(long, env = "TRIBUTARY_USER", requires = "password_file")]
+    #[arg(long, requires = "password_file")]
     user: Option<String>,
     /// File that holds the user's password
-    #[arg(long, env = "TRIBUTARY_PASSWORD_FILE", requires = "user")]
+    #[arg(long, requires = "user")]
     password_file: Option<PathBuf>,
     /// Longest wait for an answer, in seconds
     #[arg(long, default_value_t = 130)]
@@ -252,28 +252,22 @@ fn rows(data: &Value) -> Rows {
         let value = pair.get(1).and_then(Value::as_str).unwrap_or_default();
         (at.map(super::view::rfc3339).unwrap_or_default(), value.to_owned())
     };
-    match data.get("resultType").and_then(Value::as_str) {
-        Some("scalar" | "string") => {
-            let mut rows = header(&["TIME", "VALUE"]);
-            let (at, value) = point(result);
-            rows.push(vec![at, value]);
-            rows
-        }
-        _ => {
-            let mut rows = header(&["SERIES", "TIME", "VALUE"]);
-            for item in result.as_array().into_iter().flatten() {
-                let name = series(item.get("metric").unwrap_or(&Value::Null));
-                let points = item.get("values").and_then(Value::as_array).cloned();
-                for pair in
-                    points.unwrap_or_else(|| item.get("value").cloned().into_iter().collect())
-                {
-                    let (at, value) = point(&pair);
-                    rows.push(vec![name.clone(), at, value]);
-                }
-            }
-            rows
+    if matches!(data.get("resultType").and_then(Value::as_str), Some("scalar" | "string")) {
+        let mut rows = header(&["TIME", "VALUE"]);
+        let (at, value) = point(result);
+        rows.push(vec![at, value]);
+        return rows;
+    }
+    let mut rows = header(&["SERIES", "TIME", "VALUE"]);
+    for item in result.as_array().into_iter().flatten() {
+        let name = series(item.get("metric").unwrap_or(&Value::Null));
+        let points = item.get("values").and_then(Value::as_array).cloned();
+        for pair in points.unwrap_or_else(|| item.get("value").cloned().into_iter().collect()) {
+            let (at, value) = point(&pair);
+            rows.push(vec![name.clone(), at, value]);
         }
     }
+    rows
 }
 
 /// A label set in Prometheus' text form.

@@ -209,8 +209,8 @@ pub fn nanos(text: &str) -> Result<i64, String> {
     let fail = || format!("cannot parse {} to a valid duration", quoted(text));
     if let Some(seconds) = number::parse_float(text) {
         let nanos = seconds * 1e9;
-        // 2^63, the first float that is too large.
-        if !(-9.223_372_036_854_775_808e18..=9.223_372_036_854_775_808e18).contains(&nanos) {
+        let bound = 2.0_f64.powi(63);
+        if !(-bound..=bound).contains(&nanos) {
             return Err(fail() + ". It overflows int64");
         }
         return Ok(saturating(nanos));

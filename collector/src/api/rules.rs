@@ -1,5 +1,7 @@
 //! `rules` and `alerts`.
 
+use std::fmt::Write as _;
+
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
@@ -168,5 +170,8 @@ impl Page {
 /// Names the group that the next page begins with.
 fn token(group: &RuleGroup) -> String {
     let key = format!("{};{}", group.file, group.name);
-    key.bytes().map(|b| format!("{b:02x}")).collect()
+    key.bytes().fold(String::new(), |mut token, byte| {
+        let _ = write!(token, "{byte:02x}");
+        token
+    })
 }

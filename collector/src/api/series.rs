@@ -61,7 +61,11 @@ pub async fn series(
 }
 
 /// `metadata`: type, help and unit of metrics.
-pub async fn metadata(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+pub async fn metadata(
+    State(api): State<Api>,
+    scope: Scope,
+    params: Params,
+) -> Result<Response, ApiError> {
     let bound = |name: &str| match params.text(name) {
         "" => Ok(None),
         // Zero is a bound here, and a negative one is none, as in Prometheus.
@@ -74,7 +78,8 @@ pub async fn metadata(State(api): State<Api>, params: Params) -> Result<Response
     let wanted = params.text("metric");
     let mut found: BTreeMap<&str, BTreeSet<Entry<'_>>> = BTreeMap::new();
     let all = api.queries.metadata().await?;
-    for metadata in all.iter().filter(|m| wanted.is_empty() || m.metric == wanted) {
+    let seen = all.iter().filter(|(cluster, _)| scope.is(cluster)).map(|(_, metadata)| metadata);
+    for metadata in seen.filter(|m| wanted.is_empty() || m.metric == wanted) {
         found.entry(&metadata.metric).or_default().insert(Entry::from(metadata));
     }
     let found: BTreeMap<&str, Vec<Entry<'_>>> = found

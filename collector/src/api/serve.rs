@@ -129,7 +129,7 @@ impl Port {
             Some(tls) => match tls.accept(tcp).await {
                 Ok(stream) => talk(stream, peer, router, stop).await,
                 Err(error) => {
-                    tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed")
+                    tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed");
                 }
             },
         }

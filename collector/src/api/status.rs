@@ -131,6 +131,7 @@ pub async fn targets(State(api): State<Api>, params: Params) -> Response {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names of the API")]
 struct Targets {
     active_targets: Vec<Target>,
     dropped_targets: Vec<()>,

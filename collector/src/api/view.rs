@@ -119,6 +119,7 @@ pub enum RuleType {
 /// How the last evaluation of a rule went.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names of the API")]
 pub struct Evaluation {
     /// Good, bad, or not yet known.
     pub health: Health,
@@ -312,6 +313,7 @@ fn prometheus_duration<S: Serializer>(value: &Duration, serializer: S) -> Result
     serializer.serialize_str(&tributary_model::duration::format(*value))
 }
 
+#[expect(clippy::ref_option, reason = "serde's serialize_with hands over a reference to the field")]
 fn time<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) => serializer.serialize_str(&rfc3339(*at)),
@@ -319,10 +321,12 @@ fn time<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S
     }
 }
 
+#[expect(clippy::ref_option, reason = "serde's serialize_with hands over a reference to the field")]
 fn time_or_zero<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&at.map_or_else(|| GO_ZERO_TIME.to_owned(), rfc3339))
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as above")]
 fn exponent<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&number::format_exponent(*value))
 }

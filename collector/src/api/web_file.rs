@@ -101,14 +101,18 @@ impl Door<'_> {
         let _ = raw.http_server_config.http2;
         for (user, hash) in &raw.basic_auth_users {
             if user.contains(':') {
-                return Err(self.fail(user, "a user name cannot contain ':'".to_owned(), None));
+                return Err(self
+                    .fail(user, "a user name cannot contain ':'".to_owned(), None)
+                    .into());
             }
             if hash.parse::<HashParts>().is_err() {
                 let what = format!(
                     "the password of user \"{}\" is not a bcrypt hash",
                     user.escape_debug()
                 );
-                return Err(self.fail(user, what, Some("make one with: htpasswd -nBC 10 \"\"")));
+                return Err(self
+                    .fail(user, what, Some("make one with: htpasswd -nBC 10 \"\""))
+                    .into());
             }
         }
         let headers =
@@ -123,37 +127,37 @@ impl Door<'_> {
     fn tls(&self, raw: &RawTls) -> Result<TlsFiles, Box<Diagnostic>> {
         for (key, value) in [("cert_file", &raw.cert_file), ("key_file", &raw.key_file)] {
             if value.as_os_str().is_empty() {
-                return Err(self.fail("tls_server_config", format!("{key} is missing"), None));
+                return Err(self
+                    .fail("tls_server_config", format!("{key} is missing"), None)
+                    .into());
             }
         }
         if !matches!(raw.min_version.as_str(), "" | "TLS10" | "TLS11" | "TLS12") {
             let what =
                 format!("min_version \"{}\" is not supported", raw.min_version.escape_debug());
             let help = "leave it out: TLS 1.2 and 1.3 are spoken, nothing older";
-            return Err(self.fail("min_version", what, Some(help)));
+            return Err(self.fail("min_version", what, Some(help)).into());
         }
         let has_ca = !raw.client_ca_file.as_os_str().is_empty();
         let client_ca = match raw.client_auth_type.as_str() {
             "" | "NoClientCert" if !has_ca => None,
             "RequireAndVerifyClientCert" if has_ca => Some(self.folder.join(&raw.client_ca_file)),
             "RequireAndVerifyClientCert" => {
-                return Err(self.fail(
-                    "client_auth_type",
-                    "client_ca_file is missing".to_owned(),
-                    None,
-                ));
+                return Err(self
+                    .fail("client_auth_type", "client_ca_file is missing".to_owned(), None)
+                    .into());
             }
             "" | "NoClientCert" => {
                 let what =
                     "client_ca_file is given, but client_auth_type does not ask for certificates";
                 let help = "add client_auth_type: RequireAndVerifyClientCert";
-                return Err(self.fail("client_ca_file", what.to_owned(), Some(help)));
+                return Err(self.fail("client_ca_file", what.to_owned(), Some(help)).into());
             }
             other => {
                 let what =
                     format!("client_auth_type \"{}\" is not supported", other.escape_debug());
                 let help = "use NoClientCert or RequireAndVerifyClientCert";
-                return Err(self.fail("client_auth_type", what, Some(help)));
+                return Err(self.fail("client_auth_type", what, Some(help)).into());
             }
         };
         Ok(TlsFiles {
@@ -170,20 +174,15 @@ impl Door<'_> {
     ) -> Result<(HeaderName, HeaderValue), Box<Diagnostic>> {
         let known = HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name));
         let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
-        match parsed.filter(|_| known) {
-            Some(header) => Ok(header),
-            None => {
-                let what = format!(
-                    "the header \"{}\" cannot be set, or not to this value",
-                    name.escape_debug()
-                );
-                Err(self.fail(name, what, Some(&format!("one of {}", HEADERS.join(", ")))))
-            }
-        }
+        parsed.filter(|_| known).ok_or_else(|| {
+            let name_shown = name.escape_debug();
+            let what = format!("the header \"{name_shown}\" cannot be set, or not to this value");
+            self.fail(name, what, Some(&format!("one of {}", HEADERS.join(", ")))).into()
+        })
     }
 
     /// The fault stands at the first line that begins with `key`.
-    fn fail(&self, key: &str, what: String, help: Option<&str>) -> Box<Diagnostic> {
+    fn fail(&self, key: &str, what: String, help: Option<&str>) -> Diagnostic {
         let line = self
             .text
             .lines()
@@ -201,7 +200,7 @@ impl Door<'_> {
             place.source = format!("{before}{key}: …");
             place
         });
-        Box::new(Diagnostic { what, file: self.file.clone(), place, help: help.map(str::to_owned) })
+        Diagnostic { what, file: self.file.clone(), place, help: help.map(str::to_owned) }
     }
 }
 
