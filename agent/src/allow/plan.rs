@@ -263,8 +263,11 @@ impl Plan {
         ];
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(header);
-        for column in table.column_iter_mut().skip(1).take(5) {
-            column.set_cell_alignment(CellAlignment::Right);
+        for (n, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if (1..=5).contains(&n) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
         }
         for (name, metric) in &self.metrics {
             if metric.rules.is_empty() && !all {
