@@ -180,7 +180,7 @@ impl Merges {
     /// The oldest sample that waits.
     pub(crate) fn oldest_waiting(&self) -> Option<Timestamp> {
         let groups = self.open.iter().filter_map(|id| self.groups.get(id)).filter(|g| g.confirmed);
-        groups.flat_map(|g| g.members.values()).filter_map(|m| m.first()).map(|s| s.at).min()
+        groups.flat_map(|g| g.members.values()).filter_map(Member::first).map(|s| s.at).min()
     }
 
     /// Which source owns an output, by what was said last.

@@ -102,7 +102,6 @@ impl Catalogue {
         for suffix in ["_bucket", "_count", "_sum", "_total", "_created"] {
             let Some(family) = name.strip_suffix(suffix) else { continue };
             return match kind(family) {
-                Some(MetricType::Histogram | MetricType::Summary) => suffix != "_created",
                 Some(MetricType::Counter) => suffix == "_total",
                 Some(MetricType::GaugeHistogram) => false,
                 _ => suffix != "_created",

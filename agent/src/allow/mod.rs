@@ -98,9 +98,7 @@ enum Decision {
         rule: usize,
     },
     /// Another rule already sends a series with its labels.
-    Taken {
-        rule: usize,
-    },
+    Taken,
     /// What is left of its labels is more than a frame may carry.
     Oversized,
     /// No further member can be remembered.
@@ -289,7 +287,7 @@ impl Allowlist {
         let output = match self.outputs.find(&left) {
             Some((_, output)) if output.rule != rule => {
                 self.tell_of_collision(rule, labels);
-                return Decision::Taken { rule };
+                return Decision::Taken;
             }
             Some((place, _)) => place,
             None if self.is_full(rule) => {
@@ -354,7 +352,7 @@ impl Allowlist {
         match decision {
             Decision::Unlisted => tally.drop(Dropped::not_listed),
             Decision::Full { .. } => tally.drop(Dropped::budget),
-            Decision::Taken { .. } => tally.drop(Dropped::collision),
+            Decision::Taken => tally.drop(Dropped::collision),
             Decision::Oversized => tally.drop(Dropped::oversized),
             Decision::Crowded => tally.drop(Dropped::members),
             Decision::Merged { group, member, output } => {
@@ -417,7 +415,7 @@ impl Allowlist {
         self.sweeps += 1;
         let sweep = self.sweeps;
         self.cache.retain(|_, cached| {
-            let passing = matches!(cached.decision, Decision::Taken { .. } | Decision::Crowded);
+            let passing = matches!(cached.decision, Decision::Taken | Decision::Crowded);
             !passing && cached.sweep + CACHED_SWEEPS >= sweep
         });
         for output in self.outputs.remove_idle(now.minus(IDLE)) {

@@ -216,6 +216,7 @@ impl RawRule {
 }
 
 impl Source<'_> {
+    #[expect(clippy::unnecessary_box_returns, reason = "every caller returns it as it is")]
     /// A fault at `column` (from 1) inside the scalar at `at`; 0: at its beginning.
     fn fault(self, what: String, at: (usize, usize), column: usize, help: &str) -> Box<Diagnostic> {
         let mut place = Place::at_line(self.text, at.0, at.1, 1);

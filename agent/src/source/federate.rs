@@ -87,19 +87,15 @@ impl Federation {
                 .map_err(|e| e.to_string())
         });
         self.tell(taken.as_ref().err());
-        match taken {
-            Ok(batch) => {
-                self.parts.metrics.received(Name::federate, batch.scraped, 0);
-                self.parts.screen.left_out(batch.unlisted);
-                self.parts.metrics.ignore(Ignored::duplicate, batch.duplicates);
-                // Federation declares every type as unknown: nothing to learn from that.
-                Arrival { samples: batch.samples, ..Arrival::default() }
-            }
-            Err(_) => {
-                let gap = Gap { from, to: at, cause: GapCause::SourceFailed, samples: 0 };
-                Arrival { gaps: vec![gap], ..Arrival::default() }
-            }
-        }
+        let Ok(batch) = taken else {
+            let gap = Gap { from, to: at, cause: GapCause::SourceFailed, samples: 0 };
+            return Arrival { gaps: vec![gap], ..Arrival::default() };
+        };
+        self.parts.metrics.received(Name::federate, batch.scraped, 0);
+        self.parts.screen.left_out(batch.unlisted);
+        self.parts.metrics.ignore(Ignored::duplicate, batch.duplicates);
+        // Federation declares every type as unknown: nothing to learn from that.
+        Arrival { samples: batch.samples, ..Arrival::default() }
     }
 
     fn tell(&mut self, failure: Option<&String>) {

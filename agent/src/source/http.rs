@@ -28,10 +28,13 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// Fetches pages. Connections are kept and shared.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
-    plain: Client<HttpConnector, Empty<Bytes>>,
+    plain: Plain,
     /// Made when first needed: reading the system's authorities takes time and memory.
-    secure: OnceLock<Result<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>, String>>,
+    secure: OnceLock<Result<Secure, String>>,
 }
+
+type Plain = Client<HttpConnector, Empty<Bytes>>;
+type Secure = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
 /// What to fetch.
 #[derive(Debug, Clone)]
@@ -193,7 +196,7 @@ impl Fetcher {
     }
 }
 
-fn secure() -> Result<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>, String> {
+fn secure() -> Result<Secure, String> {
     let connector = HttpsConnectorBuilder::new().with_native_roots().map_err(|e| e.to_string())?;
     Ok(Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE)

@@ -97,8 +97,7 @@ impl Hasher for Folded {
     }
 
     fn write_u128(&mut self, n: u128) {
-        let [a, b, c, d, e, f, g, h, ..] = n.to_le_bytes();
-        self.0 = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        self.0 = n.to_le_bytes().first_chunk().map_or(0, |low| u64::from_le_bytes(*low));
     }
 }
 

@@ -297,8 +297,8 @@ mod tests {
         (Target::new(&job, &target, parts).unwrap(), receiver)
     }
 
-    fn fetched(text: &str) -> Result<Fetched, String> {
-        Ok(Fetched { content_type: "text/plain".into(), text: text.into(), travelled: text.len() })
+    fn fetched(text: &str) -> Fetched {
+        Fetched { content_type: "text/plain".into(), text: text.into(), travelled: text.len() }
     }
 
     #[test]
@@ -323,11 +323,11 @@ mod tests {
                  scrape_samples_post_metric_relabeling {scraped}, scrape_series_added {added}"
             )
         };
-        assert_eq!(step(1, fetched("a 1\nb 2\n")), format!("a 1, b 2, {}", report(1, 2, 2)));
-        assert_eq!(step(2, fetched("a 3\n")), format!("a 3, b stale, {}", report(1, 1, 0)));
+        assert_eq!(step(1, Ok(fetched("a 1\nb 2\n"))), format!("a 1, b 2, {}", report(1, 2, 2)));
+        assert_eq!(step(2, Ok(fetched("a 3\n"))), format!("a 3, b stale, {}", report(1, 1, 0)));
         assert_eq!(step(3, Err("x".into())), format!("a stale, {}", report(0, 0, 0)));
-        assert_eq!(step(4, fetched("a ?\n")), report(0, 0, 0));
-        assert_eq!(step(5, fetched("a 4\n")), format!("a 4, {}", report(1, 1, 1)));
+        assert_eq!(step(4, Ok(fetched("a ?\n"))), report(0, 0, 0));
+        assert_eq!(step(5, Ok(fetched("a 4\n"))), format!("a 4, {}", report(1, 1, 1)));
     }
 
     #[test]
@@ -352,7 +352,9 @@ mod tests {
     #[tokio::test]
     async fn what_was_scraped_reaches_the_pipeline() {
         let (mut target, mut receiver) = target();
-        target.deliver(fetched("# TYPE a counter\na 1\n"), Timestamp::default(), seconds()).await;
+        target
+            .deliver(Ok(fetched("# TYPE a counter\na 1\n")), Timestamp::default(), seconds())
+            .await;
         let arrival = receiver.recv().await.unwrap();
         assert_eq!((arrival.samples.len(), arrival.metadata.len()), (6, 1));
         assert!(arrival.done.is_none());

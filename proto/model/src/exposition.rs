@@ -344,7 +344,7 @@ impl Row<'_> {
             .map_err(|_| fail("a label name is given twice, or the metric name is"))
     }
 
-    fn pairs(&self) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, &'static str> {
+    fn pairs(&self) -> Result<Vec<Pair<'_>>, &'static str> {
         let (name, labels) =
             self.series.split_at(self.series.find('{').unwrap_or(self.series.len()));
         let name = name.trim_end_matches(BLANK);
@@ -452,7 +452,7 @@ impl Families {
             Entry::Type(metric, kind) => self.edit(metric, |found| found.kind = *kind),
             Entry::Help(metric, help) => self.edit(metric, |found| found.help = help.to_string()),
             Entry::Unit(metric, unit) => {
-                self.edit(metric, |found| found.unit = (*unit).to_owned());
+                self.edit(metric, |found| (*unit).clone_into(&mut found.unit));
             }
             Entry::Row(_) => {}
         }
