@@ -4,6 +4,9 @@ use super::number::to_i64;
 
 const DAY: i64 = 86_400;
 
+/// The earliest second of Go's calendar.
+const GO_EARLIEST: i128 = -9_223_372_028_741_760_000;
+
 /// A day of the proleptic Gregorian calendar.
 struct Date {
     year: i64,
@@ -13,9 +16,20 @@ struct Date {
     day: i64,
 }
 
-/// Days since the epoch of a time.
+/// Days since the epoch, and the seconds of the day.
+fn split(time: f64) -> (i64, i64) {
+    let mut seconds = i128::from(to_i64(time));
+    // Go counts from a year that is later than the smallest integer, and wraps around.
+    if seconds < GO_EARLIEST {
+        seconds += 1 << 64;
+    }
+    let day = i128::from(DAY);
+    let narrow = |value: i128| i64::try_from(value).unwrap_or(0);
+    (narrow(seconds.div_euclid(day)), narrow(seconds.rem_euclid(day)))
+}
+
 fn days(time: f64) -> i64 {
-    to_i64(time).div_euclid(DAY)
+    split(time).0
 }
 
 /// The date so many days after 1970-01-01. Counts in eras of 400 years that start on a first of March, so that the leap
@@ -83,12 +97,12 @@ pub(crate) fn days_in_month(time: f64) -> f64 {
 
 /// `hour`
 pub(crate) fn hour(time: f64) -> f64 {
-    (to_i64(time).rem_euclid(DAY) / 3600) as f64
+    (split(time).1 / 3600) as f64
 }
 
 /// `minute`
 pub(crate) fn minute(time: f64) -> f64 {
-    (to_i64(time).rem_euclid(3600) / 60) as f64
+    (split(time).1 / 60 % 60) as f64
 }
 
 /// `2006-01-02T15:04:05Z` of a time in milliseconds.
@@ -137,6 +151,12 @@ mod tests {
                 assert_eq!(day_of_year(time), (day + 1) as f64);
             }
         }
+    }
+
+    #[test]
+    fn what_is_no_time_is_the_date_it_is_in_go() {
+        assert_eq!((month(f64::NAN), day_of_month(f64::NAN)), (12.0, 4.0));
+        assert_eq!((hour(f64::NAN), minute(f64::NAN)), (15.0, 30.0));
     }
 
     #[test]

@@ -12,6 +12,10 @@ pub enum Verdict {
     Empty,
     /// The same error.
     SameError,
+    /// Different where the reference has no fixed order.
+    Unordered,
+    /// Different for a known reason.
+    Known(&'static str),
     Different(String),
 }
 
@@ -21,6 +25,8 @@ impl Verdict {
             Self::Equal => "equal",
             Self::Empty => "equal and empty",
             Self::SameError => "the same error",
+            Self::Known(why) => why,
+            Self::Unordered => "different, but the reference has no order",
             Self::Different(_) => "different",
         }
     }

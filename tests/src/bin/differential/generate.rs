@@ -79,9 +79,13 @@ impl Generated {
 }
 
 /// A small deterministic generator (SplitMix64).
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -91,15 +95,17 @@ impl Random {
     }
 
     /// From 0 up to, and without, 1.
-    fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    /// From 0 up to, and without, `end`.
+    pub fn below(&mut self, end: usize) -> usize {
         (self.unit() * end as f64) as usize
     }
 
-    fn one_in(&mut self, many: usize) -> bool {
+    /// True once in so many times.
+    pub fn one_in(&mut self, many: usize) -> bool {
         self.below(many) == 0
     }
 }
