@@ -1,5 +1,7 @@
 //! The PKI folder: what is written, what is refused, and the table of its state.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

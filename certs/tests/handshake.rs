@@ -1,5 +1,7 @@
 //! Every kind of peer at both doors: who comes in, who is refused, and in which words.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -160,9 +162,10 @@ async fn knock(server: &ServerTls, client: tokio_rustls::TlsConnector) -> String
     let answer = async {
         let (tcp, from) = listener.accept().await.unwrap();
         let answer = server.accept(tcp).await;
-        answer
-            .map(|stream| stream.peer().identity.to_string())
-            .unwrap_or_else(|error| error.to_string().replace(&from.to_string(), "ADDRESS"))
+        match answer {
+            Ok(stream) => stream.peer().identity.to_string(),
+            Err(error) => error.to_string().replace(&from.to_string(), "ADDRESS"),
+        }
     };
     tokio::join!(dial, answer).1
 }
