@@ -1,1 +1,197 @@
-//! Not written yet.
+//! What the collector itself produces: rule results and its own scrapes, as frames on the path of all frames.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::series::Metadata;
+use tributary_proto::frame::{Content, Encoder, FrameError};
+use tributary_store::{Accepted, Batch, Store, StreamKey};
+
+use crate::ingest::replay::Envelope;
+
+/// The instance of the collector's own stream.
+pub const INSTANCE: &str = "collector";
+
+/// A segment is followed by a new one after this time or these bytes, whichever comes first: what a replay has to
+/// read again stays small.
+const SEGMENT_AGE: Duration = Duration::from_secs(600);
+const SEGMENT_BYTES: usize = 4 << 20;
+
+/// Metadata entries in one frame.
+const METADATA_PER_FRAME: usize = 500;
+
+/// Writes the collector's own samples. Cheap to clone; writers share one stream.
+#[derive(Clone)]
+pub struct Writer {
+    store: Store,
+    key: StreamKey,
+    stream: Arc<Mutex<Stream>>,
+}
+
+struct Stream {
+    epoch: u64,
+    /// The number of the last frame.
+    seq: u64,
+    /// The number of the last segment.
+    segment: u64,
+    /// The segment that is being written; nothing when the next frame must start one.
+    current: Option<Segment>,
+}
+
+struct Segment {
+    encoder: Encoder,
+    since: Instant,
+    bytes: usize,
+}
+
+/// Why samples were not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// They cannot be put into a frame.
+    #[error("writing local samples: {0}")]
+    Frame(#[from] FrameError),
+    /// The store did not take them.
+    #[error("writing local samples: {0}")]
+    Store(String),
+    /// The store has gone.
+    #[error("writing local samples: the store has stopped")]
+    Stopped,
+}
+
+impl Writer {
+    /// A writer for the local cluster. Every start has an epoch of its own, so nothing of an earlier one is continued.
+    pub fn new(store: Store, local_cluster: ClusterName, started: SystemTime) -> Self {
+        let since_epoch = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let epoch = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        let stream = Stream { epoch, seq: 0, segment: 0, current: None };
+        let key = StreamKey { cluster: local_cluster, instance: INSTANCE.to_owned() };
+        Self { store, key, stream: Arc::new(Mutex::new(stream)) }
+    }
+
+    /// Writes samples whose labels are final: nothing is stamped, nothing renamed. Returns when they are on disk.
+    pub async fn write(
+        &self,
+        samples: Vec<(Labels, Sample)>,
+        metadata: Vec<Metadata>,
+    ) -> Result<Accepted, Error> {
+        let writer = self.clone();
+        let handed = tokio::task::spawn_blocking(move || writer.hand_over(&samples, &metadata));
+        let pending = handed.await.map_err(|_| Error::Stopped)??;
+        let mut total = Accepted::default();
+        for answer in pending {
+            let accepted = answer.await.map_err(|_| Error::Stopped)?;
+            add(&mut total, &accepted.map_err(|error| self.broken(&error))?);
+        }
+        Ok(total)
+    }
+
+    /// Makes frames and gives them to the store in order; what it answers comes later.
+    fn hand_over(
+        &self,
+        samples: &[(Labels, Sample)],
+        metadata: &[Metadata],
+    ) -> Result<Vec<Answer>, Error> {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = Vec::new();
+        let mut rest = samples;
+        let mut entries = metadata.chunks(METADATA_PER_FRAME);
+        loop {
+            let (now, later) = rest.split_at_checked(Encoder::prefix(rest)).unwrap_or((rest, &[]));
+            let content =
+                Content { samples: now, metadata: entries.next().unwrap_or(&[]), gaps: &[] };
+            if content.samples.is_empty() && content.metadata.is_empty() {
+                return Ok(pending);
+            }
+            pending.push(self.frame(&mut stream, &content)?);
+            rest = later;
+        }
+    }
+
+    fn frame(&self, stream: &mut Stream, content: &Content<'_>) -> Result<Answer, Error> {
+        let received_at = Timestamp::from(SystemTime::now());
+        let (frame, starts_segment) = stream.encode(received_at, content)?;
+        let envelope = Envelope {
+            stream: self.key.clone(),
+            received_at,
+            state_only: false,
+            cluster_label: None,
+            refused: Vec::new(),
+            frame: &frame,
+        };
+        let cluster = &self.key.cluster;
+        let resolve = |labels| self.store.resolve(cluster, labels);
+        let batch = Batch {
+            stream: self.key.clone(),
+            epoch: stream.epoch,
+            seq: stream.seq,
+            starts_segment,
+            state_only: false,
+            received_at,
+            complete_until: received_at,
+            samples: content.samples.iter().map(|(labels, s)| (resolve(labels), *s)).collect(),
+            metadata: content.metadata.to_vec(),
+            gaps: Vec::new(),
+        };
+        let (answer, answered) = oneshot::channel();
+        let done = move |result| {
+            // The writer may have stopped waiting.
+            let _ = answer.send(result);
+        };
+        self.store.append(envelope.encode(), batch, Box::new(done));
+        Ok(answered)
+    }
+
+    /// After a frame was lost, the next must not build on it.
+    fn broken(&self, error: &tributary_store::Error) -> Error {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner).current = None;
+        Error::Store(error.to_string())
+    }
+}
+
+type Answer = oneshot::Receiver<Result<Accepted, tributary_store::Error>>;
+
+impl Stream {
+    /// The next frame, and whether it starts a segment.
+    fn encode(
+        &mut self,
+        at: Timestamp,
+        content: &Content<'_>,
+    ) -> Result<(Vec<u8>, bool), FrameError> {
+        self.current.take_if(|segment| {
+            segment.since.elapsed() > SEGMENT_AGE || segment.bytes > SEGMENT_BYTES
+        });
+        let seq = self.seq + 1;
+        if let Some(segment) = &mut self.current {
+            match segment.encoder.encode(seq, at, content) {
+                Err(FrameError::SegmentFull) => self.current = None,
+                Err(error) => return Err(error),
+                Ok(frame) => {
+                    segment.bytes += frame.len();
+                    self.seq = seq;
+                    return Ok((frame, false));
+                }
+            }
+        }
+        let number = self.segment + 1;
+        let mut encoder = Encoder::new(self.epoch, number);
+        let frame = encoder.encode(seq, at, content)?;
+        self.current = Some(Segment { encoder, since: Instant::now(), bytes: frame.len() });
+        self.segment = number;
+        self.seq = seq;
+        Ok((frame, true))
+    }
+}
+
+fn add(total: &mut Accepted, more: &Accepted) {
+    total.stored += more.stored;
+    total.duplicate += more.duplicate;
+    total.conflict += more.conflict;
+    total.out_of_order += more.out_of_order;
+    total.future += more.future;
+    total.expired += more.expired;
+    total.unknown += more.unknown;
+}

@@ -1,6 +1,119 @@
 //! Takes frames from agents: identity, checks, journal, acknowledgement.
 
 pub mod link;
+pub mod metrics;
 pub mod policy;
+pub mod registry;
 pub mod replay;
 pub mod session;
+pub mod stream;
+pub mod streams;
+
+#[cfg(test)]
+mod testing;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tributary_certs::tls::ServerTls;
+use tributary_store::{Store, StreamKey};
+
+use metrics::IngestMetrics;
+use policy::{Policies, Rates};
+use registry::Registry;
+use stream::StreamReader;
+use streams::Streams;
+
+/// What the ingest port needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of the label that the cluster is stamped into.
+    pub cluster_label: String,
+    /// What each cluster may send.
+    pub policies: Policies,
+    /// Most connections of agents. At the bound, new ones are refused and counted.
+    pub max_connections: usize,
+    /// Most connections of agents from one address: many may share one behind NAT.
+    pub max_connections_per_address: usize,
+    /// Most handshakes at a time. At the bound, the oldest unfinished one is dropped and counted, so that silent
+    /// peers cannot keep an agent out.
+    pub max_handshakes: usize,
+}
+
+impl Config {
+    /// The given label and policies, and default bounds.
+    pub fn new(cluster_label: String, policies: Policies) -> Self {
+        Self {
+            cluster_label,
+            policies,
+            max_connections: 1_024,
+            max_connections_per_address: 256,
+            max_handshakes: 512,
+        }
+    }
+}
+
+/// The ingest port.
+pub struct Ingest {
+    shared: Arc<Shared>,
+    tls: Arc<ServerTls>,
+}
+
+/// What all sessions share.
+pub struct Shared {
+    config: Config,
+    store: Store,
+    policies: Arc<ArcSwap<Policies>>,
+    rates: Rates,
+    streams: Arc<Streams>,
+    registry: Registry,
+    metrics: IngestMetrics,
+}
+
+impl Ingest {
+    /// An ingest port over `store`. `readers` are the streams that [`replay::Replayer`] found in the journal.
+    pub fn new(
+        config: Config,
+        store: Store,
+        tls: Arc<ServerTls>,
+        metrics: IngestMetrics,
+        readers: HashMap<StreamKey, StreamReader>,
+    ) -> Self {
+        Self { shared: Arc::new(Shared::new(config, store, metrics, readers)), tls }
+    }
+
+    /// Who sends, for the API.
+    pub fn registry(&self) -> Registry {
+        self.shared.registry.clone()
+    }
+
+    /// The policies in force; what is stored here applies from the next frame on.
+    pub fn policies(&self) -> Arc<ArcSwap<Policies>> {
+        self.shared.policies.clone()
+    }
+}
+
+impl Shared {
+    fn new(
+        config: Config,
+        store: Store,
+        metrics: IngestMetrics,
+        readers: HashMap<StreamKey, StreamReader>,
+    ) -> Self {
+        let registry = Registry::default();
+        for key in readers.keys() {
+            registry.known(key);
+        }
+        Self {
+            policies: Arc::new(ArcSwap::from_pointee(config.policies.clone())),
+            config,
+            store,
+            rates: Rates::default(),
+            streams: Arc::new(Streams::new(readers, Instant::now())),
+            registry,
+            metrics,
+        }
+    }
+}

@@ -1,1 +1,621 @@
-//! Not written yet.
+//! The collector's half of a session: hello, welcome, frames in, acknowledgements out.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tracing::{info, warn};
+use tributary_certs::identity::Identity;
+use tributary_certs::tls::Peer;
+use tributary_model::sample::Timestamp;
+use tributary_proto::convert::{Hello, MessageError, ToAgent, ToCollector};
+use tributary_proto::frame::{self, FrameError, Header};
+use tributary_proto::{limits, v1};
+use tributary_store::{Reason, StreamKey};
+
+use super::Shared;
+use super::metrics::{because, of};
+use super::registry::Durable;
+use super::stream::{Admitted, StreamReader, Terms};
+use super::streams::Held;
+
+/// How long an agent has for its hello, and a replaced connection for its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often each side says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A stream on which nothing was heard for this long is closed.
+const SILENCE: Duration = Duration::from_secs(45);
+/// How long frames that were handed to the store may take when the stream ends.
+const SETTLE: Duration = Duration::from_secs(15);
+/// An agent's clock that is off by more is worth a warning: its newest samples will be refused.
+const CLOCK_SKEW: Duration = Duration::from_secs(120);
+
+/// What a session writes to; an error is the stream's last word.
+pub type Outbound = mpsc::Sender<Result<v1::ToAgent, Status>>;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The agent closed the stream.
+    #[error("the agent closed the stream")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The collector stops.
+    #[error("the collector is stopping")]
+    Stopping,
+    /// The same agent has connected again.
+    #[error("the same agent has connected again")]
+    Replaced,
+    /// The peer's certificate has come to its end.
+    #[error("the certificate has expired")]
+    Expired,
+    /// Nothing was heard.
+    #[error("nothing was heard for {SILENCE:?}")]
+    Silent,
+    /// The certificate is not an agent's, or the agent says it is somebody else.
+    #[error("{0}")]
+    Identity(String),
+    /// The identity is in use.
+    #[error(transparent)]
+    Held(#[from] Held),
+    /// A message is not what it must be.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// A frame cannot be read.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A message is longer than any may be.
+    #[error("a message is longer than {} bytes", limits::MAX_MESSAGE_BYTES)]
+    Oversized,
+    /// A frame is not the one that is due.
+    #[error("{0}")]
+    Sequence(String),
+    /// The store does not take the frame.
+    #[error("the store failed: {0}")]
+    Store(String),
+    /// Something that must not happen.
+    #[error("internal error: {0}")]
+    Internal(&'static str),
+}
+
+impl End {
+    /// The reason as it stands in metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Broken(_) => "broken",
+            Self::Stopping => "stopping",
+            Self::Replaced => "replaced",
+            Self::Expired => "expired",
+            Self::Silent => "silent",
+            Self::Identity(_) => "identity",
+            Self::Held(_) => "held",
+            Self::Message(_) => "message",
+            Self::Frame(_) => "frame",
+            Self::Oversized => "oversized",
+            Self::Sequence(_) => "sequence",
+            Self::Store(_) => "store",
+            Self::Internal(_) => "internal",
+        }
+    }
+
+    fn is_violation(&self) -> bool {
+        matches!(
+            self,
+            Self::Identity(_)
+                | Self::Message(_)
+                | Self::Frame(_)
+                | Self::Oversized
+                | Self::Sequence(_)
+        )
+    }
+
+    /// The status the agent sees; nothing where the stream ends well or nobody listens.
+    fn status(&self) -> Option<Status> {
+        let code = match self {
+            Self::Closed | Self::Broken(_) | Self::Stopping | Self::Replaced => return None,
+            Self::Expired => Code::Unauthenticated,
+            Self::Silent => Code::DeadlineExceeded,
+            Self::Identity(_) => Code::PermissionDenied,
+            Self::Held(_) => Code::AlreadyExists,
+            Self::Message(_) | Self::Frame(_) | Self::Oversized => Code::InvalidArgument,
+            Self::Sequence(_) => Code::FailedPrecondition,
+            Self::Store(_) => Code::Unavailable,
+            Self::Internal(_) => Code::Internal,
+        };
+        Some(Status::new(code, self.to_string()))
+    }
+}
+
+/// Runs one session to its end. Every exit is logged and counted once.
+pub async fn run(
+    shared: Arc<Shared>,
+    peer: Peer,
+    inbound: impl Stream<Item = Result<v1::ToCollector, Status>> + Unpin,
+    outbound: Outbound,
+    stop: CancellationToken,
+) {
+    let key = match stream_key(&peer) {
+        Ok(key) => key,
+        Err(end) => return refuse(&peer, &end, &outbound).await,
+    };
+    let end = match begin(&shared, &peer, &key, inbound, &outbound, &stop).await {
+        Ok(mut session) => {
+            shared.metrics.streams.get_or_create(&of(&key.cluster)).inc();
+            let end = session.run(&stop).await;
+            session.close(&end).await;
+            shared.metrics.streams.get_or_create(&of(&key.cluster)).dec();
+            shared.registry.disconnected(&key, end.to_string());
+            end
+        }
+        Err(end) => end,
+    };
+    let label = because(&key.cluster, end.reason());
+    shared.metrics.streams_ended.get_or_create(&label).inc();
+    if end.is_violation() {
+        shared.metrics.violations.get_or_create(&label).inc();
+    }
+    refuse(&peer, &end, &outbound).await;
+}
+
+/// One log line, and the status for the agent.
+async fn refuse(peer: &Peer, end: &End, outbound: &Outbound) {
+    let who = peer.identity.describe();
+    match end.status() {
+        None => info!(agent = %who, peer = %peer.address, reason = %end, "stream ended"),
+        Some(status) => {
+            warn!(agent = %who, peer = %peer.address, reason = %end, "stream closed");
+            // An agent that does not read its last word has its reasons.
+            let _ = timeout(PATIENCE, outbound.send(Err(status))).await;
+        }
+    }
+}
+
+/// The stream's identity, from the certificate and nothing else.
+fn stream_key(peer: &Peer) -> Result<StreamKey, End> {
+    let Identity::Agent { cluster, instance, .. } = &peer.identity else {
+        return Err(End::Identity(format!("{} is not an agent", peer.identity.describe())));
+    };
+    let cluster =
+        cluster.parse().map_err(|error: tributary_model::cluster::InvalidClusterName| {
+            End::Identity(error.to_string())
+        })?;
+    Ok(StreamKey { cluster, instance: instance.clone() })
+}
+
+/// Reads the hello, takes the stream over, and welcomes the agent.
+async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    key: &StreamKey,
+    mut inbound: S,
+    outbound: &Outbound,
+    stop: &CancellationToken,
+) -> Result<Session<S>, End> {
+    let hello = tokio::select! {
+        () = stop.cancelled() => return Err(End::Stopping),
+        first = timeout(PATIENCE, inbound.next()) => first.map_err(|_| End::Silent)?,
+    };
+    let hello = check_hello(hello, key)?;
+    let claim = shared.streams.claim(key, peer, std::time::Instant::now())?;
+    // The connection before this one lets go of the reader when its frames are on disk.
+    let reader = timeout(SETTLE + PATIENCE, claim.reader.clone().lock_owned());
+    let reader = reader.await.map_err(|_| End::Internal("the stream before does not end"))?;
+
+    let durable = shared.store.stream(key).filter(|state| state.epoch == hello.epoch);
+    let resume_after = durable.map_or(0, |state| state.last_seq);
+    if hello.next_seq <= resume_after {
+        return Err(End::Sequence(format!(
+            "the spool's next frame is {}, but frame {resume_after} of this spool is stored already: \
+             the spool was rolled back; start the agent with an empty spool folder",
+            hello.next_seq
+        )));
+    }
+    let has_state = resume_after > 0 && reader.is_after(hello.epoch, resume_after);
+    let welcome = v1::Welcome {
+        protocol: limits::PROTOCOL,
+        resume_after_seq: resume_after,
+        has_state,
+        limits: Some(v1::Limits {
+            max_frame_bytes: u32::try_from(limits::MAX_FRAME_BYTES).unwrap_or(u32::MAX),
+            max_frames_in_flight: limits::MAX_FRAMES_IN_FLIGHT,
+        }),
+    };
+    let sent = timeout(PATIENCE, outbound.send(Ok(ToAgent::Welcome(welcome).into()))).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        return Err(End::Closed);
+    }
+    let now = Timestamp::from(SystemTime::now());
+    shared.registry.connected(key, peer, &hello.agent_version, now);
+    info!(
+        cluster = %key.cluster, instance = %key.instance, peer = %peer.address,
+        version = %hello.agent_version, resume_after, has_state, "stream opened"
+    );
+    let mut session = Session {
+        shared: shared.clone(),
+        key: key.clone(),
+        epoch: hello.epoch,
+        resume_after,
+        last: has_state.then_some(resume_after),
+        inbound,
+        outbound: outbound.clone(),
+        reader: Some(reader),
+        replaced: claim.replaced.clone(),
+        _claim: claim,
+        expires: deadline(peer.not_after),
+        handed: 0,
+        progress: watch::Sender::new(Progress { durable_seq: resume_after, ..Progress::default() }),
+        acknowledged: resume_after,
+        heartbeat_due: false,
+        held_back: None,
+        heard: Instant::now(),
+        skew_warned: false,
+    };
+    session.note_clock(hello.now, (0, 0));
+    Ok(session)
+}
+
+fn check_hello(
+    first: Option<Result<v1::ToCollector, Status>>,
+    key: &StreamKey,
+) -> Result<Hello, End> {
+    let message = first.ok_or(End::Closed)?.map_err(|status| broken(&status))?;
+    let hello = match message.kind {
+        Some(ToCollector::Hello(hello)) => Hello::try_from(hello)?,
+        other => {
+            return Err(MessageError::Unexpected {
+                expected: "Hello",
+                found: name(other.as_ref()),
+            }
+            .into());
+        }
+    };
+    if hello.cluster != key.cluster || hello.instance != key.instance {
+        return Err(End::Identity(format!(
+            "the agent says it is \"{}\" of cluster \"{}\", its certificate says \"{}\" of cluster \"{}\": \
+             correct `cluster` and `instance` in agent.yml, or use the right certificate",
+            hello.instance, hello.cluster, key.instance, key.cluster
+        )));
+    }
+    Ok(hello)
+}
+
+/// How far the frames of this connection have come.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    /// Frames that the store has answered for.
+    answered: u64,
+    /// The last frame on disk.
+    durable_seq: u64,
+    /// What the store said when it failed. Nothing is acknowledged after that.
+    failed: Option<String>,
+}
+
+struct Session<S> {
+    shared: Arc<Shared>,
+    key: StreamKey,
+    epoch: u64,
+    /// Frames up to this one are on disk from earlier; they come again only for the decoder's state.
+    resume_after: u64,
+    /// The last frame that was read; nothing until a segment has started.
+    last: Option<u64>,
+    inbound: S,
+    outbound: Outbound,
+    /// Away only while a frame is being read on another thread.
+    reader: Option<OwnedMutexGuard<StreamReader>>,
+    replaced: CancellationToken,
+    _claim: super::streams::Claim,
+    expires: Instant,
+    /// Frames handed to the store.
+    handed: u64,
+    progress: watch::Sender<Progress>,
+    /// The last acknowledgement that was sent.
+    acknowledged: u64,
+    heartbeat_due: bool,
+    /// A frame that waits for its cluster's rate, and until when.
+    held_back: Option<(Instant, Bytes)>,
+    heard: Instant,
+    skew_warned: bool,
+}
+
+impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
+    async fn run(&mut self, stop: &CancellationToken) -> End {
+        let replaced = self.replaced.clone();
+        let outbound = self.outbound.clone();
+        let mut progress = self.progress.subscribe();
+        let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let readable =
+                self.held_back.is_none() && self.in_flight() < limits::MAX_FRAMES_IN_FLIGHT.into();
+            let held_until = self.held_back.as_ref().map_or(self.expires, |(until, _)| *until);
+            let step = tokio::select! {
+                () = stop.cancelled() => Err(End::Stopping),
+                () = replaced.cancelled() => Err(End::Replaced),
+                () = sleep_until(self.expires) => Err(End::Expired),
+                // The sender lives as long as the session.
+                _ = progress.changed() => self.note_progress(),
+                permit = outbound.reserve(), if self.message_due() => match permit {
+                    Ok(permit) => { permit.send(Ok(self.next_message())); Ok(()) }
+                    Err(_) => Err(End::Closed),
+                },
+                _ = beat.tick() => self.beat(readable),
+                () = sleep_until(held_until), if self.held_back.is_some() => self.release_held().await,
+                message = self.inbound.next(), if readable => self.hear(message).await,
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.handed.saturating_sub(self.progress.borrow().answered)
+    }
+
+    fn note_progress(&self) -> Result<(), End> {
+        match &self.progress.borrow().failed {
+            Some(why) => Err(End::Store(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn message_due(&self) -> bool {
+        self.heartbeat_due || self.progress.borrow().durable_seq > self.acknowledged
+    }
+
+    /// An acknowledgement before a heartbeat; one acknowledgement for all frames since the last.
+    fn next_message(&mut self) -> v1::ToAgent {
+        let durable_seq = self.progress.borrow().durable_seq;
+        if durable_seq > self.acknowledged {
+            self.acknowledged = durable_seq;
+            return ToAgent::Ack(v1::Ack { durable_seq }).into();
+        }
+        self.heartbeat_due = false;
+        let now_ms = Timestamp::from(SystemTime::now()).as_millis();
+        ToAgent::Heartbeat(v1::Heartbeat { now_ms, spooled_frames: 0, spooled_bytes: 0 }).into()
+    }
+
+    fn beat(&mut self, readable: bool) -> Result<(), End> {
+        self.heartbeat_due = true;
+        if !readable {
+            // We are not listening.
+            self.heard = Instant::now();
+        }
+        if self.heard.elapsed() > SILENCE { Err(End::Silent) } else { Ok(()) }
+    }
+
+    async fn hear(&mut self, message: Option<Result<v1::ToCollector, Status>>) -> Result<(), End> {
+        self.heard = Instant::now();
+        let message = message.ok_or(End::Closed)?.map_err(|status| broken(&status))?;
+        match message.kind {
+            Some(ToCollector::Frame(frame)) => self.weigh(frame.data).await,
+            Some(ToCollector::Heartbeat(beat)) => {
+                let spooled = (beat.spooled_frames, beat.spooled_bytes);
+                self.note_clock(Timestamp::from_millis(beat.now_ms), spooled);
+                Ok(())
+            }
+            Some(ToCollector::Drain(drain)) => {
+                let reason = drain.reason.escape_debug().to_string();
+                info!(cluster = %self.key.cluster, instance = %self.key.instance, reason, "agent drains");
+                Ok(())
+            }
+            Some(ToCollector::Hello(_)) => Err(MessageError::Unexpected {
+                expected: "Frame, Heartbeat or Drain",
+                found: "Hello",
+            }
+            .into()),
+            // A kind that a newer agent may know.
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the frame now, or holds it back while its cluster is over its rate.
+    async fn weigh(&mut self, data: Bytes) -> Result<(), End> {
+        let header = self.check(&data)?;
+        let cluster = &self.key.cluster;
+        self.shared
+            .metrics
+            .frame_bytes
+            .get_or_create(&of(cluster))
+            .inc_by(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let rate = self.shared.policies.load().of(cluster).max_samples_per_second;
+        let now = Instant::now();
+        let samples = if self.is_for_state(&header) { 0 } else { header.samples };
+        let wait = self.shared.rates.take(cluster, rate, samples, now.into_std());
+        if wait.is_zero() {
+            return self.take(data).await;
+        }
+        let throttled = self.shared.metrics.throttled_seconds.get_or_create(&of(cluster)).clone();
+        throttled.inc_by(wait.as_secs_f64());
+        self.held_back = Some((now + wait, data));
+        Ok(())
+    }
+
+    async fn release_held(&mut self) -> Result<(), End> {
+        match self.held_back.take() {
+            Some((_, data)) => self.take(data).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The frame must be whole, of this spool, and the one that is due. Only the start of a segment may jump ahead:
+    /// the agent has dropped what was before.
+    fn check(&mut self, data: &[u8]) -> Result<Header, End> {
+        let header = frame::header(data)?;
+        if header.epoch != self.epoch {
+            return Err(End::Sequence(format!(
+                "frame {} is of another spool than the hello",
+                header.seq
+            )));
+        }
+        let due = match self.last {
+            None => header.starts_segment && header.seq > 0,
+            Some(last) => {
+                Some(header.seq) == last.checked_add(1)
+                    || (header.starts_segment && header.seq > last)
+            }
+        };
+        if due {
+            return Ok(header);
+        }
+        Err(End::Sequence(match self.last {
+            None => {
+                format!("frame {} does not start a segment, as the first frame must", header.seq)
+            }
+            Some(last) => format!("frame {} came after frame {last}", header.seq),
+        }))
+    }
+
+    fn is_for_state(&self, header: &Header) -> bool {
+        header.seq <= self.resume_after
+    }
+
+    /// Decodes the frame on a thread that may block, and hands it to the store.
+    async fn take(&mut self, data: Bytes) -> Result<(), End> {
+        let header = frame::header(&data)?;
+        let for_state = self.is_for_state(&header);
+        let received_at = Timestamp::from(SystemTime::now());
+        let mut reader = self.reader.take().ok_or(End::Internal("the reader is away"))?;
+        let shared = self.shared.clone();
+        let policy = self.shared.policies.load().of(&self.key.cluster);
+        let read = tokio::task::spawn_blocking(move || {
+            let terms =
+                Terms { store: &shared.store, cluster_label: &shared.config.cluster_label, policy };
+            let read = reader.accept(&data, &terms, received_at, for_state);
+            (reader, read)
+        });
+        let (reader, read) = read.await.map_err(|_| End::Internal("reading a frame panicked"))?;
+        self.reader = Some(reader);
+        let admitted = read?;
+        self.last = Some(header.seq);
+        self.hand_over(admitted, header, for_state);
+        Ok(())
+    }
+
+    fn hand_over(&mut self, admitted: Admitted, header: Header, for_state: bool) {
+        let Admitted { payload, batch, dropped, refused } = admitted;
+        let metrics = &self.shared.metrics;
+        let cluster = &self.key.cluster;
+        for (reason, count) in &dropped {
+            let label = because(cluster, reason.as_str());
+            metrics.samples_rejected.get_or_create(&label).inc_by(u64::from(*count));
+        }
+        for (reason, count) in &refused {
+            let label = because(cluster, reason.as_str());
+            metrics.series_refused.get_or_create(&label).inc_by(*count);
+        }
+        if for_state {
+            metrics.frames_for_state.get_or_create(&of(cluster)).inc();
+        }
+        self.shared.registry.dropped(&self.key, &dropped);
+        let durable = Durable {
+            seq: header.seq,
+            newest: (header.samples > 0 && !for_state).then_some(header.max_at),
+            complete_until: header.complete_until,
+            received_at: batch.received_at,
+        };
+        self.handed += 1;
+        let (shared, key, progress) =
+            (self.shared.clone(), self.key.clone(), self.progress.clone());
+        let done = move |result: Result<tributary_store::Accepted, tributary_store::Error>| {
+            if let Ok(accepted) = &result {
+                note_durable(&shared, &key, durable, accepted);
+            }
+            progress.send_modify(|progress| {
+                progress.answered += 1;
+                match result {
+                    Ok(_) if progress.failed.is_none() => {
+                        progress.durable_seq = progress.durable_seq.max(durable.seq);
+                    }
+                    Ok(_) => {}
+                    Err(error) => progress.failed = Some(error.to_string()),
+                }
+            });
+        };
+        self.shared.store.append(payload, batch, Box::new(done));
+    }
+
+    fn note_clock(&mut self, theirs: Timestamp, spooled: (u64, u64)) {
+        let ours = Timestamp::from(SystemTime::now());
+        let skew = theirs.as_millis().saturating_sub(ours.as_millis());
+        self.shared.registry.heartbeat(&self.key, spooled, skew);
+        if u128::from(skew.unsigned_abs()) > CLOCK_SKEW.as_millis() && !self.skew_warned {
+            self.skew_warned = true;
+            warn!(
+                cluster = %self.key.cluster, instance = %self.key.instance, skew_ms = skew,
+                "the agent's clock is more than 2 minutes off; samples from the future are refused"
+            );
+        }
+    }
+
+    /// Says why, waits until what was handed to the store is on disk, and acknowledges it.
+    async fn close(&mut self, end: &End) {
+        let polite = matches!(end, End::Stopping | End::Replaced | End::Expired);
+        if polite {
+            let drain = ToAgent::Drain(v1::Drain { reason: end.to_string() }).into();
+            let _ = timeout(PATIENCE, self.outbound.send(Ok(drain))).await;
+        }
+        let mut progress = self.progress.subscribe();
+        let handed = self.handed;
+        let settled = progress.wait_for(|progress| progress.answered >= handed);
+        if timeout(SETTLE, settled).await.is_err() {
+            warn!(cluster = %self.key.cluster, instance = %self.key.instance, "the store is slow to answer");
+        }
+        if self.progress.borrow().durable_seq > self.acknowledged && !self.outbound.is_closed() {
+            let ack = self.next_message();
+            let _ = timeout(PATIENCE, self.outbound.send(Ok(ack))).await;
+        }
+    }
+}
+
+fn note_durable(
+    shared: &Shared,
+    key: &StreamKey,
+    frame: Durable,
+    accepted: &tributary_store::Accepted,
+) {
+    let (metrics, cluster) = (&shared.metrics, &key.cluster);
+    metrics.frames.get_or_create(&of(cluster)).inc();
+    metrics.samples.get_or_create(&of(cluster)).inc_by(u64::from(accepted.stored));
+    for reason in Reason::ALL.into_iter().filter(|reason| accepted.of(*reason) > 0) {
+        let label = because(cluster, reason.as_str());
+        metrics.samples_rejected.get_or_create(&label).inc_by(u64::from(accepted.of(reason)));
+    }
+    shared.registry.durable(key, frame, accepted, std::time::Instant::now());
+}
+
+/// The moment of the monotonic clock at which the wall clock will show `at`.
+fn deadline(at: SystemTime) -> Instant {
+    let left = at.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
+    let now = Instant::now();
+    now.checked_add(left).unwrap_or(now)
+}
+
+/// A message over its size shows as a status of the stream, and is the agent's fault; the rest is the network's.
+fn broken(status: &Status) -> End {
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => End::Oversized,
+        _ => End::Broken(status.message().escape_debug().to_string()),
+    }
+}
+
+fn name(message: Option<&ToCollector>) -> &'static str {
+    match message {
+        Some(ToCollector::Hello(_)) => "Hello",
+        Some(ToCollector::Frame(_)) => "Frame",
+        Some(ToCollector::Heartbeat(_)) => "Heartbeat",
+        Some(ToCollector::Drain(_)) => "Drain",
+        None => "a message of an unknown kind",
+    }
+}
+
+#[cfg(test)]
+mod tests;

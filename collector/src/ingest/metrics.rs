@@ -1,0 +1,106 @@
+//! What ingest counts: connections, frames, samples, and everything it refuses, each with its reason.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tributary_model::cluster::ClusterName;
+
+/// Metrics of the ingest port. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct IngestMetrics {
+    /// Connections that are up.
+    pub connections: Gauge,
+    /// Connections that were refused, by reason.
+    pub connections_refused: Family<ReasonLabel, Counter>,
+    /// Streams that are up, by cluster.
+    pub streams: Family<ClusterLabel, Gauge>,
+    /// Streams that ended, by cluster and reason.
+    pub streams_ended: Family<ClusterReason, Counter>,
+    /// Frames made durable, by cluster.
+    pub frames: Family<ClusterLabel, Counter>,
+    /// Bytes of frames received, by cluster.
+    pub frame_bytes: Family<ClusterLabel, Counter>,
+    /// Frames read a second time, only for the decoder's state.
+    pub frames_for_state: Family<ClusterLabel, Counter>,
+    /// Samples stored, by cluster.
+    pub samples: Family<ClusterLabel, Counter>,
+    /// Samples not stored, by cluster and reason.
+    pub samples_rejected: Family<ClusterReason, Counter>,
+    /// Series refused by a cluster's policy, by reason.
+    pub series_refused: Family<ClusterReason, Counter>,
+    /// Streams closed because the agent broke the protocol, by cluster and kind.
+    pub violations: Family<ClusterReason, Counter>,
+    /// Time that streams waited because their cluster sends more samples per second than it may.
+    pub throttled_seconds: Family<ClusterLabel, Counter<f64, AtomicU64>>,
+}
+
+/// A cluster's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ClusterLabel {
+    cluster: String,
+}
+
+/// A reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// A cluster and a reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ClusterReason {
+    cluster: String,
+    reason: &'static str,
+}
+
+impl IngestMetrics {
+    /// Registers them; the registry's prefix is the process' own.
+    pub fn new(registry: &mut Registry) -> Self {
+        let m = Self::default();
+        let r = registry.sub_registry_with_prefix("ingest");
+        r.register("connections", "Connections of agents that are up", m.connections.clone());
+        r.register(
+            "connections_refused",
+            "Connections refused at the handshake or by a bound",
+            m.connections_refused.clone(),
+        );
+        r.register("streams", "Streams of agents that are up", m.streams.clone());
+        r.register("streams_ended", "Streams that ended", m.streams_ended.clone());
+        r.register("frames", "Frames made durable", m.frames.clone());
+        r.register("frame_bytes", "Bytes of frames received", m.frame_bytes.clone());
+        r.register(
+            "frames_for_state",
+            "Frames received again, only to rebuild the decoder's state",
+            m.frames_for_state.clone(),
+        );
+        r.register("samples", "Samples stored", m.samples.clone());
+        r.register("samples_rejected", "Samples not stored", m.samples_rejected.clone());
+        r.register("series_refused", "Series refused by policy", m.series_refused.clone());
+        r.register("violations", "Streams closed for breaking the protocol", m.violations.clone());
+        r.register(
+            "throttled_seconds",
+            "Time that streams waited for their cluster's rate limit",
+            m.throttled_seconds.clone(),
+        );
+        m
+    }
+}
+
+/// The label set of a cluster.
+pub(super) fn of(cluster: &ClusterName) -> ClusterLabel {
+    ClusterLabel { cluster: cluster.to_string() }
+}
+
+/// The label set of a cluster and a reason.
+pub(super) fn because(cluster: &ClusterName, reason: &'static str) -> ClusterReason {
+    ClusterReason { cluster: cluster.to_string(), reason }
+}
+
+/// The label set of a reason.
+pub(super) fn reason(reason: &'static str) -> ReasonLabel {
+    ReasonLabel { reason }
+}

@@ -1,0 +1,183 @@
+//! One agent's stream: its decoder, and the series its frames speak of, kept across connections.
+
+use std::collections::BTreeMap;
+
+use tributary_model::label::Labels;
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::series::Metadata;
+use tributary_proto::frame::{Decoder, Frame, FrameError, Gap, Header};
+use tributary_proto::limits::Limits;
+use tributary_store::{Batch, GapEntry, SeriesId, Store, StreamKey};
+
+use super::policy::{Policy, Reason, stamp};
+use super::replay::Envelope;
+
+/// Reads a stream's frames in order.
+#[derive(Debug)]
+pub struct StreamReader {
+    key: StreamKey,
+    decoder: Decoder,
+    /// What each series number of the current segment stands for.
+    series: Vec<Result<SeriesId, Reason>>,
+    /// Epoch and number of the last frame that was read; nothing after an error.
+    last: Option<(u64, u64)>,
+}
+
+/// What is decided for frames that arrive now.
+pub struct Terms<'a> {
+    /// Where series are looked up.
+    pub store: &'a Store,
+    /// The name of the label that the cluster is stamped into.
+    pub cluster_label: &'a str,
+    /// What the cluster may send.
+    pub policy: Policy,
+}
+
+/// A frame that was read, its series resolved.
+#[derive(Debug)]
+pub struct Read {
+    /// What the frame says of itself.
+    pub header: Header,
+    /// Its samples, without those of refused series.
+    pub samples: Vec<(SeriesId, Sample)>,
+    /// Samples of refused series, by reason.
+    pub dropped: Vec<(Reason, u32)>,
+    /// Series that were new in this frame and refused, by number.
+    pub refused: Vec<(u32, Reason)>,
+    metadata: Vec<Metadata>,
+    gaps: Vec<Gap>,
+}
+
+impl StreamReader {
+    /// A reader that waits for the start of a segment.
+    pub fn new(key: StreamKey) -> Self {
+        Self { key, decoder: Decoder::new(Limits::default()), series: Vec::new(), last: None }
+    }
+
+    /// Whether the frame after `seq` of `epoch` can be read.
+    pub fn is_after(&self, epoch: u64, seq: u64) -> bool {
+        self.last == Some((epoch, seq))
+    }
+
+    /// Reads a frame that has arrived: the journal's record and the batch for the store.
+    pub fn accept(
+        &mut self,
+        frame: &[u8],
+        terms: &Terms<'_>,
+        received_at: Timestamp,
+        state_only: bool,
+    ) -> Result<Admitted, FrameError> {
+        let cluster = self.key.cluster.clone();
+        // Counted once a frame; the frame's own new series are added as they are made.
+        let mut count = terms.store.series_count(&cluster);
+        let read = self.read(frame, |_, labels| {
+            let stamped = stamp(labels, terms.cluster_label, &cluster);
+            terms.policy.check_shape(&stamped)?;
+            if let Some(id) = terms.store.find(&cluster, &stamped) {
+                return Ok(id);
+            }
+            if count >= terms.policy.max_series {
+                return Err(Reason::SeriesLimit);
+            }
+            count += 1;
+            Ok(terms.store.resolve(&cluster, &stamped))
+        })?;
+        let envelope = Envelope {
+            stream: self.key.clone(),
+            received_at,
+            state_only,
+            cluster_label: Some(terms.cluster_label),
+            refused: read.refused.clone(),
+            frame,
+        };
+        let payload = envelope.encode();
+        let dropped = if state_only { Vec::new() } else { read.dropped.clone() };
+        let refused = by_reason(&read.refused);
+        let batch = read.into_batch(self.key.clone(), received_at, state_only);
+        Ok(Admitted { payload, batch, dropped, refused })
+    }
+
+    /// Reads a frame; `resolve` says what each new series stands for.
+    pub fn read(
+        &mut self,
+        frame: &[u8],
+        mut resolve: impl FnMut(u32, &Labels) -> Result<SeriesId, Reason>,
+    ) -> Result<Read, FrameError> {
+        self.last = None;
+        let Frame { header, first_new, new_series, samples, metadata, gaps, .. } =
+            self.decoder.decode(frame)?;
+        if header.starts_segment {
+            self.series.clear();
+        }
+        let mut refused = Vec::new();
+        for (number, labels) in (first_new..).zip(&new_series) {
+            let resolved = resolve(number, labels);
+            if let Err(reason) = resolved {
+                refused.push((number, reason));
+            }
+            self.series.push(resolved);
+        }
+        let mut taken = Vec::with_capacity(samples.len());
+        let mut dropped: BTreeMap<Reason, u32> = BTreeMap::new();
+        for sample in &samples {
+            let number = usize::try_from(sample.series).unwrap_or(usize::MAX);
+            match self.series.get(number) {
+                Some(Ok(id)) => taken.push((*id, sample.sample)),
+                Some(Err(reason)) => *dropped.entry(*reason).or_insert(0) += 1,
+                None => {
+                    let why = "a sample's series is not in the dictionary";
+                    return Err(FrameError::Malformed { what: "samples", why });
+                }
+            }
+        }
+        self.last = Some((header.epoch, header.seq));
+        let dropped = dropped.into_iter().collect();
+        Ok(Read { header, samples: taken, dropped, refused, metadata, gaps })
+    }
+}
+
+fn by_reason(refused: &[(u32, Reason)]) -> Vec<(Reason, u64)> {
+    let mut counts = BTreeMap::new();
+    for (_, reason) in refused {
+        *counts.entry(*reason).or_insert(0) += 1;
+    }
+    counts.into_iter().collect()
+}
+
+/// A frame that is ready for the store.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The journal's record.
+    pub payload: Vec<u8>,
+    /// What it means.
+    pub batch: Batch,
+    /// Samples of refused series, by reason.
+    pub dropped: Vec<(Reason, u32)>,
+    /// Series that were refused, by reason.
+    pub refused: Vec<(Reason, u64)>,
+}
+
+impl Read {
+    /// The store's view of the frame. One that is only for the decoder's state carries no content.
+    pub fn into_batch(self, stream: StreamKey, received_at: Timestamp, state_only: bool) -> Batch {
+        let content = !state_only;
+        let gaps = self.gaps.iter().filter(|_| content).map(|gap| GapEntry {
+            from: gap.from,
+            to: gap.to,
+            cause: gap.cause.as_str().to_owned(),
+            samples: gap.samples,
+        });
+        Batch {
+            stream,
+            epoch: self.header.epoch,
+            seq: self.header.seq,
+            starts_segment: self.header.starts_segment,
+            state_only,
+            received_at,
+            complete_until: self.header.complete_until,
+            gaps: gaps.collect(),
+            samples: if content { self.samples } else { Vec::new() },
+            metadata: if content { self.metadata } else { Vec::new() },
+        }
+    }
+}
