@@ -195,3 +195,67 @@ fn add(total: &mut Accepted, more: &Accepted) {
     total.expired += more.expired;
     total.unknown += more.unknown;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::ingest::replay::Replayer;
+    use crate::ingest::testing;
+
+    fn sample(name: &str, value: f64) -> (Labels, Sample) {
+        let labels = Labels::from_pairs([("__name__", name), ("cluster", "local")]).unwrap();
+        let at = Timestamp::from(SystemTime::now());
+        (labels, Sample { at, value })
+    }
+
+    #[tokio::test]
+    async fn labels_stay_as_they_are() {
+        let folder = testing::Folder::new();
+        let writer =
+            Writer::new(folder.store().clone(), "local".parse().unwrap(), SystemTime::now());
+        let accepted = writer.write(vec![sample("a", 1.0), sample("b", 2.0)], Vec::new()).await;
+        assert_eq!(accepted.unwrap().stored, 2);
+        assert_eq!(writer.write(Vec::new(), Vec::new()).await.unwrap(), Accepted::default());
+        assert_eq!(folder.series(), [r#"a{cluster="local"}"#, r#"b{cluster="local"}"#]);
+    }
+
+    #[test]
+    fn segments_end_by_bytes_and_a_replay_reads_them() {
+        let folder = testing::Folder::new();
+        let writer =
+            Writer::new(folder.store().clone(), "local".parse().unwrap(), SystemTime::now());
+        let mut stream = writer.stream.lock().unwrap();
+        let content = [sample("a", 1.0)];
+        let content = Content { samples: &content, ..Content::default() };
+        let encode = |stream: &mut Stream| stream.encode(Timestamp::MIN, &content).unwrap();
+        let (first, starts) = encode(&mut stream);
+        assert!(starts);
+        let (second, starts) = encode(&mut stream);
+        assert!(!starts);
+        stream.current.as_mut().unwrap().bytes = SEGMENT_BYTES + 1;
+        let (third, starts) = encode(&mut stream);
+        assert!(starts);
+
+        let mut replayer = Replayer::default();
+        let mut seen = HashMap::new();
+        for frame in [first, second, third] {
+            let envelope = Envelope {
+                stream: writer.key.clone(),
+                received_at: Timestamp::MIN,
+                state_only: false,
+                cluster_label: None,
+                refused: Vec::new(),
+                frame: &frame,
+            };
+            let payload = envelope.encode();
+            let batch = replayer.batch(&payload, &mut |cluster, labels| {
+                *seen.entry(labels.to_string()).or_default() += 1;
+                folder.store().resolve(cluster, labels)
+            });
+            assert_eq!(batch.unwrap().samples.len(), 1);
+        }
+        assert_eq!(seen, HashMap::from([(r#"a{cluster="local"}"#.to_owned(), 2)]));
+    }
+}

@@ -28,8 +28,8 @@ use super::metrics::{IngestMetrics, reason};
 use super::{Ingest, Shared, session};
 
 /// A peer is asked whether it is there after this long without a word from it, and has [`KEEPALIVE_ANSWER`] to say so.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(20);
+pub(super) const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// Sessions that one connection may open. An agent needs one.
 const MAX_STREAMS: u32 = 16;
 /// Longest header list of a request.
@@ -37,7 +37,7 @@ const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// Requests that a peer may open and reset before the connection is closed.
 const MAX_PENDING_RESETS: usize = 20;
 /// Messages that wait for an agent to read them. Full: the session waits.
-const OUTBOUND_MESSAGES: usize = 4;
+pub(super) const OUTBOUND_MESSAGES: usize = 4;
 /// How long the operating system is left alone when it has no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long connections have to close after their sessions have ended.
@@ -167,7 +167,7 @@ impl Gate {
             warn!(peer = %address, "connection refused: too many connections are open");
             return None;
         };
-        Some(Connection { stream, _place: place })
+        Some(Connection { stream, _place: Some(place) })
     }
 
     fn refused(&self, why: &'static str) {
@@ -253,9 +253,9 @@ impl v1::ingest_server::Ingest for Door {
 }
 
 /// An agent's connection, as tonic wants it.
-struct Connection {
+pub(super) struct Connection {
     stream: PeerStream,
-    _place: Place,
+    _place: Option<Place>,
 }
 
 impl Connected for Connection {
@@ -305,3 +305,6 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

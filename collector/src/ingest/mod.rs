@@ -1,5 +1,6 @@
 //! Takes frames from agents: identity, checks, journal, acknowledgement.
 
+pub mod dial;
 pub mod link;
 pub mod metrics;
 pub mod policy;
@@ -10,7 +11,7 @@ pub mod stream;
 pub mod streams;
 
 #[cfg(test)]
-mod testing;
+pub mod testing;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -18,6 +18,7 @@ const EXPORTED: &str = "exported_";
 const BURST_SECONDS: f64 = 10.0;
 
 /// What one cluster may send.
+#[expect(clippy::struct_field_names, reason = "the names of the configuration's keys")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Most series. At the bound, new series are refused and counted; existing ones go on.

@@ -154,7 +154,8 @@ impl Replayer {
         self.readers
     }
 
-    fn batch(&mut self, payload: &[u8], resolve: Resolve<'_>) -> Result<Batch, String> {
+    /// Reads one record.
+    pub fn batch(&mut self, payload: &[u8], resolve: Resolve<'_>) -> Result<Batch, String> {
         let envelope = Envelope::decode(payload).map_err(|error| error.to_string())?;
         let cluster = &envelope.stream.cluster;
         let refused: HashMap<u32, Reason> = envelope.refused.iter().copied().collect();
@@ -175,11 +176,13 @@ impl Replayer {
     }
 }
 
-type Resolve<'a> = &'a dyn Fn(&ClusterName, &Labels) -> SeriesId;
+/// Finds or makes a series.
+pub type Resolve<'a> = &'a mut dyn FnMut(&ClusterName, &Labels) -> SeriesId;
 
 impl Replay for Replayer {
     fn replay(&mut self, store: &Resolver, payload: &[u8]) -> Result<Batch, ReplayError> {
-        self.batch(payload, &|cluster, labels| store.resolve(cluster, labels)).map_err(ReplayError)
+        self.batch(payload, &mut |cluster, labels| store.resolve(cluster, labels))
+            .map_err(ReplayError)
     }
 }
 
@@ -233,5 +236,40 @@ mod tests {
         assert_eq!(spoiled(0, 2), EnvelopeError::Version(2));
         assert_eq!(spoiled(1, 4), EnvelopeError::Malformed("flags"));
         assert_eq!(spoiled(11, b'E'), EnvelopeError::Malformed("cluster"));
+    }
+
+    #[test]
+    fn a_replay_decides_as_the_first_reading_did() {
+        use tributary_model::sample::Sample;
+        use tributary_proto::frame::{Content, Encoder};
+
+        use crate::ingest::policy::Policy;
+        use crate::ingest::stream::Terms;
+        use crate::ingest::testing;
+
+        let folder = testing::Folder::new();
+        let key = envelope(b"").stream;
+        let policy = Policy { max_series: 1, ..Policy::default() };
+        let terms = Terms { store: folder.store(), cluster_label: "cluster", policy };
+        let (mut live, mut replayer) = (StreamReader::new(key.clone()), Replayer::default());
+        let mut encoder = Encoder::new(7, 1);
+        for seq in 1..=3 {
+            let name = format!("m{seq}");
+            let series = |name: &str| Labels::from_pairs([("__name__", name)]).unwrap();
+            let samples =
+                [(series("m1"), Sample::new(5, 1.0)), (series(&name), Sample::new(5, 1.0))];
+            let content = Content { samples: &samples, ..Content::default() };
+            let frame = encoder.encode(seq, Timestamp::MIN, &content).unwrap();
+            let state_only = seq == 2;
+            let admitted = live.accept(&frame, &terms, Timestamp::MAX, state_only).unwrap();
+            let again = replayer
+                .batch(&admitted.payload, &mut |cluster, labels| {
+                    folder.store().find(cluster, labels).expect("nothing new is made")
+                })
+                .unwrap();
+            assert_eq!(format!("{again:?}"), format!("{:?}", admitted.batch));
+        }
+        assert!(replayer.into_readers()[&key].is_after(7, 3));
+        assert_eq!(folder.series(), [r#"m1{cluster="eu-1"}"#]);
     }
 }
