@@ -9,6 +9,7 @@ use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
 use tributary_proto::frame::{Content, Encoder, FrameError};
+use tributary_proto::limits;
 use tributary_store::{Accepted, Batch, Store, StreamKey};
 
 use crate::ingest::replay::Envelope;
@@ -20,6 +21,8 @@ pub const INSTANCE: &str = "collector";
 /// read again stays small.
 const SEGMENT_AGE: Duration = Duration::from_secs(600);
 const SEGMENT_BYTES: usize = 4 << 20;
+/// A segment with this many series is full: one frame's new series still fit.
+const SEGMENT_SERIES: usize = limits::MAX_SERIES_PER_SEGMENT - limits::MAX_SAMPLES_PER_FRAME;
 
 /// Metadata entries in one frame.
 const METADATA_PER_FRAME: usize = 500;
@@ -100,7 +103,7 @@ impl Writer {
         let mut rest = samples;
         let mut entries = metadata.chunks(METADATA_PER_FRAME);
         loop {
-            let (now, later) = rest.split_at_checked(Encoder::prefix(rest)).unwrap_or((rest, &[]));
+            let (now, later) = rest.split_at_checked(stream.prefix(rest)).unwrap_or((rest, &[]));
             let content =
                 Content { samples: now, metadata: entries.next().unwrap_or(&[]), gaps: &[] };
             if content.samples.is_empty() && content.metadata.is_empty() {
@@ -155,34 +158,46 @@ impl Writer {
 type Answer = oneshot::Receiver<Result<Accepted, tributary_store::Error>>;
 
 impl Stream {
+    /// How many of these samples fit into the next frame. Ends the segment if it is time, or if it has no room for
+    /// their series.
+    fn prefix(&mut self, samples: &[(Labels, Sample)]) -> usize {
+        self.current.take_if(|segment| {
+            segment.since.elapsed() > SEGMENT_AGE
+                || segment.bytes > SEGMENT_BYTES
+                || segment.encoder.series() > SEGMENT_SERIES
+        });
+        match &self.current {
+            Some(segment) => segment.encoder.prefix(samples),
+            None => Encoder::new(self.epoch, self.segment + 1).prefix(samples),
+        }
+    }
+
     /// The next frame, and whether it starts a segment.
     fn encode(
         &mut self,
         at: Timestamp,
         content: &Content<'_>,
     ) -> Result<(Vec<u8>, bool), FrameError> {
-        self.current.take_if(|segment| {
-            segment.since.elapsed() > SEGMENT_AGE || segment.bytes > SEGMENT_BYTES
+        let (number, epoch) = (self.segment + 1, self.epoch);
+        let starts = self.current.is_none();
+        let segment = self.current.get_or_insert_with(|| Segment {
+            encoder: Encoder::new(epoch, number),
+            since: Instant::now(),
+            bytes: 0,
         });
-        let seq = self.seq + 1;
+        let frame = segment.encoder.encode(self.seq + 1, at, content).inspect_err(|_| {
+            // The next write starts afresh, whatever it was.
+            self.current = None;
+        });
+        let frame = frame?;
         if let Some(segment) = &mut self.current {
-            match segment.encoder.encode(seq, at, content) {
-                Err(FrameError::SegmentFull) => self.current = None,
-                Err(error) => return Err(error),
-                Ok(frame) => {
-                    segment.bytes += frame.len();
-                    self.seq = seq;
-                    return Ok((frame, false));
-                }
-            }
+            segment.bytes += frame.len();
         }
-        let number = self.segment + 1;
-        let mut encoder = Encoder::new(self.epoch, number);
-        let frame = encoder.encode(seq, at, content)?;
-        self.current = Some(Segment { encoder, since: Instant::now(), bytes: frame.len() });
-        self.segment = number;
-        self.seq = seq;
-        Ok((frame, true))
+        if starts {
+            self.segment = number;
+        }
+        self.seq += 1;
+        Ok((frame, starts))
     }
 }
 
@@ -235,6 +250,7 @@ mod tests {
         let (second, starts) = encode(&mut stream);
         assert!(!starts);
         stream.current.as_mut().unwrap().bytes = SEGMENT_BYTES + 1;
+        assert_eq!(stream.prefix(content.samples), 1);
         let (third, starts) = encode(&mut stream);
         assert!(starts);
 

@@ -16,7 +16,7 @@ use tributary_model::sample::Timestamp;
 use tributary_proto::convert::{Hello, MessageError, ToAgent, ToCollector};
 use tributary_proto::frame::{self, FrameError, Header};
 use tributary_proto::{limits, v1};
-use tributary_store::{Reason, StreamKey};
+use tributary_store::{Accepted, Reason, StreamKey};
 
 use super::Shared;
 use super::metrics::{because, of};
@@ -218,7 +218,9 @@ async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
             hello.next_seq
         )));
     }
-    let has_state = resume_after > 0 && reader.is_after(hello.epoch, resume_after);
+    let has_state = resume_after > 0
+        && reader.is_after(hello.epoch, resume_after)
+        && shared.store.knows_segment(key);
     let welcome = v1::Welcome {
         protocol: limits::PROTOCOL,
         resume_after_seq: resume_after,
@@ -478,69 +480,29 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
         header.seq <= self.resume_after
     }
 
-    /// Decodes the frame on a thread that may block, and hands it to the store.
+    /// Decodes the frame and hands it to the store, on a thread that may block: the store makes callers wait when it
+    /// has enough to do.
     async fn take(&mut self, data: Bytes) -> Result<(), End> {
         let header = frame::header(&data)?;
-        let for_state = self.is_for_state(&header);
-        let received_at = Timestamp::from(SystemTime::now());
+        let arrival = Arrival {
+            shared: self.shared.clone(),
+            key: self.key.clone(),
+            header,
+            received_at: Timestamp::from(SystemTime::now()),
+            for_state: self.is_for_state(&header),
+            progress: self.progress.clone(),
+        };
         let mut reader = self.reader.take().ok_or(End::Internal("the reader is away"))?;
-        let shared = self.shared.clone();
-        let policy = self.shared.policies.load().of(&self.key.cluster);
-        let read = tokio::task::spawn_blocking(move || {
-            let terms =
-                Terms { store: &shared.store, cluster_label: &shared.config.cluster_label, policy };
-            let read = reader.accept(&data, &terms, received_at, for_state);
-            (reader, read)
+        let work = tokio::task::spawn_blocking(move || {
+            let handed = arrival.hand_over(&data, &mut reader);
+            (reader, handed)
         });
-        let (reader, read) = read.await.map_err(|_| End::Internal("reading a frame panicked"))?;
+        let (reader, handed) = work.await.map_err(|_| End::Internal("reading a frame panicked"))?;
         self.reader = Some(reader);
-        let admitted = read?;
+        handed?;
         self.last = Some(header.seq);
-        self.hand_over(admitted, header, for_state);
-        Ok(())
-    }
-
-    fn hand_over(&mut self, admitted: Admitted, header: Header, for_state: bool) {
-        let Admitted { payload, batch, dropped, refused } = admitted;
-        let metrics = &self.shared.metrics;
-        let cluster = &self.key.cluster;
-        for (reason, count) in &dropped {
-            let label = because(cluster, reason.as_str());
-            metrics.samples_rejected.get_or_create(&label).inc_by(u64::from(*count));
-        }
-        for (reason, count) in &refused {
-            let label = because(cluster, reason.as_str());
-            metrics.series_refused.get_or_create(&label).inc_by(*count);
-        }
-        if for_state {
-            metrics.frames_for_state.get_or_create(&of(cluster)).inc();
-        }
-        self.shared.registry.dropped(&self.key, &dropped);
-        let durable = Durable {
-            seq: header.seq,
-            newest: (header.samples > 0 && !for_state).then_some(header.max_at),
-            complete_until: header.complete_until,
-            received_at: batch.received_at,
-        };
         self.handed += 1;
-        let (shared, key, progress) =
-            (self.shared.clone(), self.key.clone(), self.progress.clone());
-        let done = move |result: Result<tributary_store::Accepted, tributary_store::Error>| {
-            if let Ok(accepted) = &result {
-                note_durable(&shared, &key, durable, accepted);
-            }
-            progress.send_modify(|progress| {
-                progress.answered += 1;
-                match result {
-                    Ok(_) if progress.failed.is_none() => {
-                        progress.durable_seq = progress.durable_seq.max(durable.seq);
-                    }
-                    Ok(_) => {}
-                    Err(error) => progress.failed = Some(error.to_string()),
-                }
-            });
-        };
-        self.shared.store.append(payload, batch, Box::new(done));
+        Ok(())
     }
 
     fn note_clock(&mut self, theirs: Timestamp, spooled: (u64, u64)) {
@@ -576,12 +538,74 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
     }
 }
 
-fn note_durable(
-    shared: &Shared,
-    key: &StreamKey,
-    frame: Durable,
-    accepted: &tributary_store::Accepted,
-) {
+/// A frame on its way to the store.
+struct Arrival {
+    shared: Arc<Shared>,
+    key: StreamKey,
+    header: Header,
+    received_at: Timestamp,
+    for_state: bool,
+    progress: watch::Sender<Progress>,
+}
+
+impl Arrival {
+    fn hand_over(self, data: &[u8], reader: &mut StreamReader) -> Result<(), FrameError> {
+        let shared = &self.shared;
+        let terms = Terms {
+            store: &shared.store,
+            cluster_label: &shared.config.cluster_label,
+            policy: shared.policies.load().of(&self.key.cluster),
+        };
+        let admitted = reader.accept(data, &terms, self.received_at, self.for_state)?;
+        self.count(&admitted);
+        let store = shared.store.clone();
+        let done = Box::new(move |result| self.answered(result));
+        store.append(admitted.payload, admitted.batch, done);
+        Ok(())
+    }
+
+    fn count(&self, admitted: &Admitted) {
+        let metrics = &self.shared.metrics;
+        let cluster = &self.key.cluster;
+        for (reason, count) in &admitted.dropped {
+            let label = because(cluster, reason.as_str());
+            metrics.samples_rejected.get_or_create(&label).inc_by(u64::from(*count));
+        }
+        for (reason, count) in &admitted.refused {
+            let label = because(cluster, reason.as_str());
+            metrics.series_refused.get_or_create(&label).inc_by(*count);
+        }
+        if self.for_state {
+            metrics.frames_for_state.get_or_create(&of(cluster)).inc();
+        }
+        self.shared.registry.dropped(&self.key, &admitted.dropped);
+    }
+
+    /// The store's answer; on its writer's thread.
+    fn answered(self, result: Result<Accepted, tributary_store::Error>) {
+        if let Ok(accepted) = &result {
+            let durable = Durable {
+                seq: self.header.seq,
+                newest: (self.header.samples > 0 && !self.for_state).then_some(self.header.max_at),
+                complete_until: self.header.complete_until,
+                received_at: self.received_at,
+            };
+            note_durable(&self.shared, &self.key, durable, accepted);
+        }
+        self.progress.send_modify(|progress| {
+            progress.answered += 1;
+            match result {
+                Ok(_) if progress.failed.is_none() => {
+                    progress.durable_seq = progress.durable_seq.max(self.header.seq);
+                }
+                Ok(_) => {}
+                Err(error) => progress.failed = Some(error.to_string()),
+            }
+        });
+    }
+}
+
+fn note_durable(shared: &Shared, key: &StreamKey, frame: Durable, accepted: &Accepted) {
     let (metrics, cluster) = (&shared.metrics, &key.cluster);
     metrics.frames.get_or_create(&of(cluster)).inc();
     metrics.samples.get_or_create(&of(cluster)).inc_by(u64::from(accepted.stored));

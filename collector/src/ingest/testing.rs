@@ -1,19 +1,21 @@
 //! A store in a folder that goes away, for tests.
 
-use tributary_store::Store;
+use tributary_store::{Options, Store};
 
 use super::replay::Replayer;
 
 /// A store, and what is in it.
 pub struct Folder {
     store: Store,
+    _dir: tempfile::TempDir,
 }
 
 impl Folder {
     pub fn new() -> Self {
-        let (store, _) =
-            Store::open(tributary_store::Options::default(), &mut Replayer::default()).unwrap();
-        Self { store }
+        let dir = tempfile::TempDir::new().unwrap();
+        let options = Options { path: dir.path().to_owned(), ..Options::default() };
+        let (store, _) = Store::open(options, &mut Replayer::default()).unwrap();
+        Self { store, _dir: dir }
     }
 
     pub fn store(&self) -> &Store {
@@ -23,7 +25,7 @@ impl Folder {
     /// The text of every series.
     pub fn series(&self) -> Vec<String> {
         use tributary_model::sample::Timestamp;
-        let all = self.store.select(&[], Timestamp::MIN, Timestamp::MAX).unwrap();
+        let all = self.store.series(&[], Timestamp::MIN, Timestamp::MAX);
         let mut texts: Vec<String> = all.iter().map(ToString::to_string).collect();
         texts.sort();
         texts

@@ -136,6 +136,13 @@ impl Core {
         shard
     }
 
+    /// The series with these labels, if it is there.
+    pub(crate) fn find(&self, cluster: &ClusterName, labels: &Labels) -> Option<SeriesId> {
+        let shard = self.find_shard(cluster)?;
+        let number = shard.index().find(labels, self.hour.load(Ordering::Relaxed))?;
+        Some(SeriesId::new(shard.id, number))
+    }
+
     /// The series with these labels, made if it is missing.
     pub(crate) fn resolve(&self, cluster: &ClusterName, labels: &Labels) -> SeriesId {
         let shard = self.shard(cluster);

@@ -160,6 +160,11 @@ impl Store {
         self.0.core.resolve(cluster, labels)
     }
 
+    /// The series with these labels, if it is there. The number stays valid as after [`Store::resolve`].
+    pub fn find(&self, cluster: &ClusterName, labels: &Labels) -> Option<SeriesId> {
+        self.0.core.find(cluster, labels)
+    }
+
     /// The series of a cluster that count against its limit: those with samples in the head, and those that were
     /// resolved and have no sample yet.
     pub fn series_count(&self, cluster: &ClusterName) -> usize {
