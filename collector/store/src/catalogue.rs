@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 
 use tributary_model::label::Labels;
 
-use crate::codec::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
+use crate::codec::fields::{
+    Fields, Malformed, checked, put_bytes, put_signed, put_varint, unchecked,
+};
 use crate::core::{Core, Shard};
 use crate::error::Error;
 use crate::index::Index;
@@ -34,7 +36,8 @@ pub(crate) fn save(core: &Core) -> Result<(), Error> {
         let mut value = Vec::new();
         put_bytes(&mut value, shard.cluster.as_str().as_bytes());
         put_varint(&mut value, u64::from(next));
-        shards.push((shard.id.to_be_bytes().to_vec(), Some(value)));
+        let key = shard.id.to_be_bytes();
+        shards.push((key.to_vec(), Some(checked(&key, &value))));
         if !changes.is_empty() {
             core.kv.batch(keys::SERIES, changes).map_err(Error::kv("writing the catalogue"))?;
         }
@@ -128,7 +131,7 @@ fn change_spans(
     for (block, members) in blocks {
         let key = block_key(shard, block);
         let value = core.kv.get(keys::SPANS, &key).map_err(Error::kv("reading spans"))?;
-        let spans = value.map_or(Ok(Spans::new()), |value| decode_spans(&value));
+        let spans = value.map_or(Ok(Spans::new()), |value| decode_spans(&key, &value));
         let mut spans = spans.map_err(Error::damaged(format!("the spans {key:?}")))?;
         for series in members {
             match change(series, spans.get(&series).copied()) {
@@ -136,7 +139,8 @@ fn change_spans(
                 None => spans.remove(&series),
             };
         }
-        changes.push((key, Some(encode_spans(&spans))));
+        let value = encode_spans(&key, &spans);
+        changes.push((key, Some(value)));
     }
     core.kv.batch(keys::SPANS, changes).map_err(Error::kv("writing spans"))
 }
@@ -150,23 +154,49 @@ pub(crate) fn load(core: &Core, damaged: &mut Vec<String>) -> Result<(), Error> 
     };
     core.kv.range(keys::SHARDS, &[], visit).map_err(Error::kv("reading the shards"))?;
     for (key, value) in shards {
-        let (cluster, next) = decode_shard(&value).map_err(Error::damaged("the list of shards"))?;
+        let decoded = decode_shard(&key, &value);
+        let (cluster, next) = decoded.map_err(Error::damaged("the list of shards"))?;
         let shard = core.shard(&cluster);
         if key != shard.id.to_be_bytes() {
             return Err(Error::damaged("the list of shards")(Malformed("a shard is missing")));
         }
         load_series(core, &shard, next, damaged)?;
-        let mut spans = Vec::new();
-        for_shard(core.kv.as_ref(), keys::SPANS, shard.id, |key, value| {
-            match decode_spans(value) {
-                Ok(block) => spans.extend(block),
-                Err(why) => damaged.push(format!("the spans {key:?}: {why}")),
-            }
-        })?;
-        let mut head = shard.head_mut();
-        spans.into_iter().for_each(|(series, (first, last))| head.widen(series, first, last));
+        load_spans(core, &shard, damaged)?;
     }
     Ok(())
+}
+
+/// Reads the spans of a shard. The series of a damaged block are taken to be in pages from the beginning to the end,
+/// which costs queries some time and hides nothing.
+fn load_spans(core: &Core, shard: &Shard, damaged: &mut Vec<String>) -> Result<(), Error> {
+    let mut spans = Spans::new();
+    let mut repaired = Vec::new();
+    let paged_until = core.paged_until.load(Ordering::Acquire);
+    for_shard(core.kv.as_ref(), keys::SPANS, shard.id, |key, value| {
+        match decode_spans(key, value) {
+            Ok(block) => spans.extend(block),
+            Err(why) => {
+                damaged.push(format!("the spans {key:?}: {why}"));
+                let first = block_of(key).map_or(0, |(_, block)| block.saturating_mul(SPAN_BLOCK));
+                let whole = (keys::EARLIEST_MILLIS, paged_until.saturating_sub(1));
+                let series = first..first.saturating_add(SPAN_BLOCK);
+                let block: Spans = series.map(|series| (series, whole)).collect();
+                repaired.push((key.to_vec(), Some(encode_spans(key, &block))));
+                spans.extend(block);
+            }
+        }
+    })?;
+    let index = shard.index();
+    let mut head = shard.head_mut();
+    for (series, (first, last)) in spans {
+        if index.labels(series).is_some() {
+            head.widen(series, first, last);
+        }
+    }
+    if repaired.is_empty() {
+        return Ok(());
+    }
+    core.kv.batch(keys::SPANS, repaired).map_err(Error::kv("repairing spans"))
 }
 
 fn load_series(
@@ -217,8 +247,11 @@ fn for_shard(
     .map_err(Error::kv("reading the catalogue"))
 }
 
-fn decode_shard(value: &[u8]) -> Result<(tributary_model::cluster::ClusterName, u32), Malformed> {
-    let mut fields = Fields(value);
+fn decode_shard(
+    key: &[u8],
+    value: &[u8],
+) -> Result<(tributary_model::cluster::ClusterName, u32), Malformed> {
+    let mut fields = Fields(unchecked(key, value)?);
     let out = (crate::ledger::cluster(&mut fields)?, fields.small()?);
     fields.end()?;
     Ok(out)
@@ -248,7 +281,7 @@ fn decode_block(raw: &[u8]) -> Result<Vec<(u32, Labels)>, Malformed> {
     Ok(out)
 }
 
-fn encode_spans(spans: &Spans) -> Vec<u8> {
+fn encode_spans(key: &[u8], spans: &Spans) -> Vec<u8> {
     let mut out = Vec::new();
     let mut before = 0;
     let mut first_before = 0;
@@ -259,11 +292,11 @@ fn encode_spans(spans: &Spans) -> Vec<u8> {
         before = *series;
         first_before = *first;
     }
-    out
+    checked(key, &out)
 }
 
-fn decode_spans(value: &[u8]) -> Result<Spans, Malformed> {
-    let mut fields = Fields(value);
+fn decode_spans(key: &[u8], value: &[u8]) -> Result<Spans, Malformed> {
+    let mut fields = Fields(unchecked(key, value)?);
     let mut spans = Spans::new();
     let (mut series, mut first) = (0u32, 0i64);
     while !fields.0.is_empty() {

@@ -10,7 +10,7 @@ use tributary_journal::Position;
 use tributary_model::sample::Timestamp;
 
 use crate::catalogue::{self, Spans};
-use crate::codec::fields::{Fields, Malformed, put_signed, put_varint};
+use crate::codec::fields::{Fields, Malformed, checked, put_signed, put_varint};
 use crate::core::Core;
 use crate::error::Error;
 use crate::head::Frozen;
@@ -107,7 +107,8 @@ pub(crate) fn write_checkpoint(core: &Core, marks: &[Mark], attempts: u32) -> Re
         attempts,
         paged_until: core.paged_until.load(Ordering::Acquire),
     };
-    let change = (keys::META_CHECKPOINT.to_vec(), Some(checkpoint.encode()));
+    let value = checked(keys::META_CHECKPOINT, &checkpoint.encode());
+    let change = (keys::META_CHECKPOINT.to_vec(), Some(value));
     core.kv.batch(keys::META, vec![change]).map_err(Error::kv("writing the checkpoint"))?;
     core.kv.persist().map_err(Error::kv("flushing the checkpoint to disk"))
 }
@@ -246,12 +247,18 @@ fn write_ledger(core: &Core, cut: &Cut) -> Result<(), Error> {
     let streams = checkpoint.streams.iter().map(|(key, stream)| {
         let mut bytes = Vec::new();
         put_stream_key(&mut bytes, key);
-        (bytes, Some(stream.encode()))
+        let value = checked(&bytes, &stream.encode());
+        (bytes, Some(value))
     });
     let gaps = checkpoint.gaps.iter();
-    let gaps = gaps.map(|(number, gap)| (number.to_be_bytes().to_vec(), Some(gap.encode())));
+    let gaps = gaps.map(|(number, gap)| {
+        let key = number.to_be_bytes().to_vec();
+        let value = checked(&key, &gap.encode());
+        (key, Some(value))
+    });
     let metadata = checkpoint.metadata.iter().map(|(cluster, metadata)| {
         let (key, value) = encode_metadata(cluster, metadata);
+        let value = checked(&key, &value);
         (key, Some(value))
     });
     for (tree, changes) in [

@@ -16,17 +16,15 @@ pub(crate) const MAX_VALUE_BYTES: usize = 7 << 10;
 /// One change of a batch: a key, and its new value or `None` to remove it.
 pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
 
+/// Looks at an entry and says whether to go on.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// What the store needs of a key-value store. Trees come into being when they are written to.
 pub(crate) trait Kv: Send + Sync {
     /// One value.
     fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
     /// Visits the entries with `from <= key`, in order, until `visit` breaks off.
-    fn range(
-        &self,
-        tree: &str,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), KvError>;
+    fn range(&self, tree: &str, from: &[u8], visit: &mut Visit<'_>) -> Result<(), KvError>;
     /// Applies changes to one tree, all or none.
     fn batch(&self, tree: &str, changes: Vec<Change>) -> Result<(), KvError>;
     /// The trees' names.
@@ -105,12 +103,7 @@ impl Kv for Sled {
         })
     }
 
-    fn range(
-        &self,
-        tree: &str,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), KvError> {
+    fn range(&self, tree: &str, from: &[u8], visit: &mut Visit<'_>) -> Result<(), KvError> {
         guarded(|| {
             let Some(tree) = self.existing(tree)? else { return Ok(()) };
             for entry in tree.range(from..) {

@@ -187,8 +187,9 @@ impl Ledger {
             return;
         }
         if metadata.help.len() > MAX_HELP_BYTES {
-            let end = metadata.help.floor_char_boundary(MAX_HELP_BYTES);
-            metadata.help.truncate(end);
+            let ends = (0..=MAX_HELP_BYTES).rev();
+            let end = ends.into_iter().find(|end| metadata.help.is_char_boundary(*end));
+            metadata.help.truncate(end.unwrap_or(0));
         }
         if !self.metadata.contains_key(cluster) {
             self.metadata.insert(cluster.clone(), BTreeMap::new());

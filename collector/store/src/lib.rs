@@ -178,6 +178,7 @@ impl Store {
     /// thread and must be quick. Waits while the queue is full. A batch whose number is not above its stream's last is
     /// known already: it is answered with zeros.
     pub fn append(&self, payload: Vec<u8>, batch: Batch, done: AppendDone) {
+        let batch = Box::new(batch);
         match self.queue() {
             Ok(queue) => {
                 if let Err(refused) = queue.send(Request::Append { payload, batch, done })

@@ -172,7 +172,9 @@ mod tests {
     fn records_round_trip() {
         let mut accepted = Accepted { stored: 7, ..Accepted::default() };
         let exceptions: Vec<_> = (0u32..).zip(Reason::ALL).map(|(i, r)| (i * 200, r)).collect();
-        exceptions.iter().for_each(|(_, reason)| accepted.add(*reason));
+        for (_, reason) in &exceptions {
+            accepted.add(*reason);
+        }
         let head = BatchHead {
             stream: StreamKey { cluster: "eu-1".parse().unwrap(), instance: "a".into() },
             epoch: 3,

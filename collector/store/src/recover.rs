@@ -14,7 +14,7 @@ use tributary_model::label::Labels;
 use tributary_model::sample::Sample;
 
 use crate::batch::{Batch, SeriesId, StreamKey};
-use crate::codec::fields::{Fields, Malformed, put_varint};
+use crate::codec::fields::{Fields, Malformed, put_varint, unchecked};
 use crate::compact::{Progress, Stored, write_checkpoint};
 use crate::core::Core;
 use crate::error::{Error, KvError};
@@ -205,25 +205,28 @@ fn load(
     let path = options.path.clone();
     let core = Core::new(options, kv);
     check_version(&core, path)?;
-    catalogue::load(&core, &mut report.damaged)?;
-    load_ledger(&core, &mut report.damaged)?;
     let partitions = core.kv.trees().iter().filter_map(|t| keys::partition_of_tree(t)).collect();
     *core.partitions.write().unwrap_or_else(std::sync::PoisonError::into_inner) = partitions;
     let stored = core
         .kv
         .get(keys::META, keys::META_CHECKPOINT)
         .map_err(Error::kv("reading the checkpoint"))?
-        .map(|value| Stored::decode(&value).map_err(Error::damaged("the checkpoint")))
-        .transpose()?;
+        .map(|value| unchecked(keys::META_CHECKPOINT, &value).and_then(Stored::decode));
+    // Without its checkpoint the journal is read from its beginning; what is in pages already does no harm.
+    let stored = stored.and_then(|stored| {
+        stored.map_err(|why| report.damaged.push(format!("the checkpoint: {why}"))).ok()
+    });
     // Without a checkpoint there may be pages of a flush that was cut short.
     let newest = core.partitions().last().map_or(i64::MIN, |p| keys::partition_end(*p).as_millis());
     let until = stored.as_ref().map_or(newest, |stored| stored.paged_until);
     core.paged_until.store(until, Ordering::Release);
-    let Some(stored) = stored else {
-        return Ok((core, Progress::default()));
-    };
-    let (marks, attempts) = (stored.marks, stored.attempts);
-    Ok((core, Progress { marks, attempts, flushed_at: None }))
+    catalogue::load(&core, &mut report.damaged)?;
+    load_ledger(&core, &mut report.damaged)?;
+    let progress = stored.map(|stored| {
+        let (marks, attempts) = (stored.marks, stored.attempts);
+        Progress { marks, attempts, flushed_at: None }
+    });
+    Ok((core, progress.unwrap_or_default()))
 }
 
 fn check_version(core: &Core, path: PathBuf) -> Result<(), Error> {
@@ -244,12 +247,15 @@ fn check_version(core: &Core, path: PathBuf) -> Result<(), Error> {
     }
 }
 
+/// Takes an entry in.
+type Add<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Malformed> + 'a;
+
 fn load_ledger(core: &Core, damaged: &mut Vec<String>) -> Result<(), Error> {
     let mut ledger = core.ledger_mut();
-    let mut entries = |tree: &str, add: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), Malformed>| {
+    let mut entries = |tree: &str, add: &mut Add<'_>| {
         core.kv
             .range(tree, &[], &mut |key, value| {
-                if let Err(why) = add(key, value) {
+                if let Err(why) = unchecked(key, value).and_then(|value| add(key, value)) {
                     damaged.push(format!("the entry {key:?} of \"{tree}\": {why}"));
                 }
                 ControlFlow::Continue(())
@@ -270,7 +276,8 @@ fn load_ledger(core: &Core, damaged: &mut Vec<String>) -> Result<(), Error> {
         ledger.set_metadata(&cluster, metadata, false);
         Ok(())
     })?;
-    ledger.state = state::load(core.kv.as_ref())?;
+    drop(ledger);
+    core.ledger_mut().state = state::load(core.kv.as_ref(), damaged)?;
     Ok(())
 }
 

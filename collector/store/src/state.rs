@@ -1,8 +1,9 @@
 //! The small durable state in the key-value store: values longer than a value may be are cut into parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use crate::codec::fields::{checked, unchecked};
 use crate::error::Error;
 use crate::keys;
 use crate::kv::{Change, Kv, MAX_VALUE_BYTES};
@@ -12,6 +13,8 @@ use crate::record::StateChanges;
 pub(crate) const MAX_KEY_BYTES: usize = 512;
 /// Longest value. Longer ones are refused.
 pub(crate) const MAX_STATE_BYTES: usize = 4 << 20;
+/// Bytes of a part's checksum.
+const CHECK_BYTES: usize = 4;
 /// Bytes behind the key that number the part.
 const PART_BYTES: usize = 4;
 
@@ -23,29 +26,42 @@ pub(crate) fn changes(kv: &dyn Kv, state: &StateChanges) -> Result<Vec<Change>, 
             out.insert(part.to_vec(), None);
         })?;
         let Some(value) = value else { continue };
-        let mut parts: Vec<&[u8]> = value.chunks(MAX_VALUE_BYTES).collect();
+        let mut parts: Vec<&[u8]> = value.chunks(MAX_VALUE_BYTES - CHECK_BYTES).collect();
         if parts.is_empty() {
             parts.push(&[]);
         }
         for (number, part) in (0u32..).zip(parts) {
             let key = [key.as_bytes(), &[0], &number.to_be_bytes()].concat();
-            out.insert(key, Some(part.to_vec()));
+            let part = checked(&key, part);
+            out.insert(key, Some(part));
         }
     }
     Ok(out.into_iter().collect())
 }
 
 /// Reads everything.
-pub(crate) fn load(kv: &dyn Kv) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+pub(crate) fn load(
+    kv: &dyn Kv,
+    damaged: &mut Vec<String>,
+) -> Result<BTreeMap<String, Vec<u8>>, Error> {
     let mut out: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut broken = BTreeSet::new();
     kv.range(keys::STATE, &[], &mut |key, value| {
         let name = key.len().checked_sub(PART_BYTES + 1).and_then(|end| key.get(..end));
         if let Some(Ok(name)) = name.map(|name| String::from_utf8(name.to_vec())) {
-            out.entry(name).or_default().extend_from_slice(value);
+            match unchecked(key, value) {
+                Ok(part) => out.entry(name).or_default().extend_from_slice(part),
+                Err(why) => {
+                    damaged.push(format!("the state \"{name}\": {why}"));
+                    broken.insert(name);
+                }
+            }
         }
         ControlFlow::Continue(())
     })
     .map_err(Error::kv("reading the state"))?;
+    // A value without one of its parts is no value.
+    out.retain(|name, _| !broken.contains(name));
     Ok(out)
 }
 
@@ -81,9 +97,9 @@ mod tests {
             kv.batch(keys::STATE, change).unwrap();
         }
         let expected = BTreeMap::from([("a".to_owned(), vec![9; 8000]), ("ab".to_owned(), vec![])]);
-        assert_eq!(load(&kv).unwrap(), expected);
+        assert_eq!(load(&kv, &mut Vec::new()).unwrap(), expected);
         let change = changes(&kv, &vec![("a".to_owned(), Some(long.clone()))]).unwrap();
         kv.batch(keys::STATE, change).unwrap();
-        assert_eq!(load(&kv).unwrap()["a"], long);
+        assert_eq!(load(&kv, &mut Vec::new()).unwrap()["a"], long);
     }
 }

@@ -33,7 +33,7 @@ pub type StateDone = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// What the writer is asked for.
 pub(crate) enum Request {
-    Append { payload: Vec<u8>, batch: Batch, done: AppendDone },
+    Append { payload: Vec<u8>, batch: Box<Batch>, done: AppendDone },
     State { changes: StateChanges, done: StateDone },
     Freeze { before: i64, reply: SyncSender<Result<Cut, Error>> },
     Forget { marks: Vec<Mark>, attempt: u32, now: Timestamp, reply: SyncSender<Result<u64, Error>> },
@@ -111,8 +111,8 @@ struct Ahead {
 /// Appended, not synced.
 enum Waiting {
     Batch {
-        head: BatchHead,
-        batch: Batch,
+        head: Box<BatchHead>,
+        batch: Box<Batch>,
         position: Position,
         done: AppendDone,
     },
@@ -169,7 +169,7 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, payload: &[u8], batch: Batch, done: AppendDone) {
+    fn append(&mut self, payload: &[u8], batch: Box<Batch>, done: AppendDone) {
         if self.poisoned() {
             return done(Err(Error::Poisoned));
         }
@@ -181,10 +181,9 @@ impl Writer {
             return done(Err(Error::TooLarge { what: "a batch", bytes, limit }));
         }
         let ahead = self.streams.entry(batch.stream.clone()).or_default();
-        if !batch.state_only {
-            if ahead.state.epoch == batch.epoch && batch.seq <= ahead.state.last_seq {
-                return self.waiting.push(Waiting::Known { done });
-            }
+        let known = ahead.state.epoch == batch.epoch && batch.seq <= ahead.state.last_seq;
+        if known && !batch.state_only {
+            return self.waiting.push(Waiting::Known { done });
         }
         if !batch.starts_segment && !self.starts.contains_key(&batch.stream) {
             let StreamKey { cluster, instance } = batch.stream;
@@ -201,7 +200,7 @@ impl Writer {
         if let Some(ahead) = self.streams.get_mut(&batch.stream) {
             ahead.watermark = Stream::raised(watermark, decision.range);
         }
-        let head = BatchHead::new(&batch, decision);
+        let head = Box::new(BatchHead::new(&batch, decision));
         self.scratch.clear();
         head.encode(payload, &mut self.scratch);
         match self.journal.append(KIND_BATCH, &self.scratch) {
@@ -326,8 +325,12 @@ impl Writer {
             }
         }
         drop(ledger);
-        answers.into_iter().for_each(|(done, accepted)| done(Ok(accepted)));
-        state_answers.into_iter().for_each(|done| done(Ok(())));
+        for (done, accepted) in answers {
+            done(Ok(accepted));
+        }
+        for done in state_answers {
+            done(Ok(()));
+        }
     }
 
     fn sync(&mut self) -> Result<(), Error> {

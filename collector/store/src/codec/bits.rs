@@ -87,19 +87,18 @@ impl<'a> BitReader<'a> {
         }
         let from = self.bytes.get(self.bit / 8..)?;
         let shift = u32::try_from(self.bit % 8).unwrap_or(0);
-        let word = match from.first_chunk::<8>() {
-            Some(word) => u64::from_be_bytes(*word),
-            None => {
-                let available = u32::try_from(from.len() * 8).unwrap_or(0);
-                if shift + count > available {
-                    return None;
-                }
-                let mut word = [0u8; 8];
-                for (to, from) in word.iter_mut().zip(from) {
-                    *to = *from;
-                }
-                u64::from_be_bytes(word)
+        let word = if let Some(word) = from.first_chunk::<8>() {
+            u64::from_be_bytes(*word)
+        } else {
+            let available = u32::try_from(from.len() * 8).unwrap_or(0);
+            if shift + count > available {
+                return None;
             }
+            let mut word = [0u8; 8];
+            for (to, from) in word.iter_mut().zip(from) {
+                *to = *from;
+            }
+            u64::from_be_bytes(word)
         };
         self.bit += usize::try_from(count).unwrap_or(0);
         Some(word << shift >> (64 - count))

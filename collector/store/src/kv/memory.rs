@@ -1,10 +1,9 @@
 //! A key-value store in memory that fails when it is told to, and forgets what was not persisted.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use super::{Change, Kv};
+use super::{Change, Kv, Visit};
 use crate::error::KvError;
 
 type Trees = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
@@ -25,6 +24,43 @@ impl Memory {
     /// After so many more writes and syncs every one fails; `None` heals.
     pub(crate) fn fail_after(&self, operations: Option<u32>) {
         self.0.lock().unwrap().budget = operations;
+    }
+
+    /// Every entry, one on a line: tree, key and value; the latter two as hexadecimal digits.
+    pub(crate) fn dump(&self) -> String {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let state = self.0.lock().unwrap();
+        let mut out = String::new();
+        for (tree, entries) in &state.now {
+            for (key, value) in entries {
+                out.push_str(&format!("{tree} {} {}\n", hex(key), hex(value)));
+            }
+        }
+        out
+    }
+
+    /// Reads a dump.
+    pub(crate) fn restore(dump: &str) -> Self {
+        let bytes = |hex: &str| {
+            let pairs = (0..hex.len()).step_by(2).map(|at| &hex[at..at + 2]);
+            pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect::<Vec<u8>>()
+        };
+        let mut now = Trees::new();
+        for line in dump.lines() {
+            let mut parts = line.split(' ');
+            let mut part = || parts.next().unwrap();
+            let tree = now.entry(part().to_owned()).or_default();
+            tree.insert(bytes(part()), bytes(part()));
+        }
+        Self(Arc::new(Mutex::new(State { durable: now.clone(), now, budget: None })))
+    }
+
+    /// Flips one bit in the middle of the first value of a tree.
+    pub(crate) fn damage(&self, tree: &str) {
+        let mut state = self.0.lock().unwrap();
+        let value = state.now.get_mut(tree).unwrap().values_mut().next().unwrap();
+        let middle = value.len() / 2;
+        value[middle] ^= 4;
     }
 
     /// What a power cut leaves.
@@ -52,12 +88,7 @@ impl Kv for Memory {
         Ok(self.0.lock().unwrap().now.get(tree).and_then(|tree| tree.get(key)).cloned())
     }
 
-    fn range(
-        &self,
-        tree: &str,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), KvError> {
+    fn range(&self, tree: &str, from: &[u8], visit: &mut Visit<'_>) -> Result<(), KvError> {
         let state = self.0.lock().unwrap();
         for (key, value) in state.now.get(tree).into_iter().flat_map(|t| t.range(from.to_vec()..)) {
             if visit(key, value).is_break() {

@@ -129,7 +129,7 @@ fn state_gaps_and_metadata_survive() {
         if flush {
             world.store().flush_head_before(at(T0)).unwrap();
         }
-        world.put_state(&[("rule/c", Some(&[7; 20_000]))]).unwrap();
+        world.put_state(&[("rule/c", Some(&vec![7; 20_000]))]).unwrap();
         world.reopen();
         let rules = world.store().state("rule/").unwrap();
         let expected =
@@ -277,7 +277,9 @@ fn a_lost_key_value_store_is_rebuilt_from_the_journal() {
         world.store = None;
         let path = world.options.path.join(file);
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
+        for byte in &mut bytes {
+            *byte ^= 0x5a;
+        }
         std::fs::write(&path, bytes).unwrap();
         if lost {
             std::fs::remove_dir_all(world.options.path.join("sled")).unwrap();
@@ -381,7 +383,7 @@ fn readers_see_every_acknowledged_sample_while_everything_moves() {
                 for series in store.select(&any, Timestamp::MIN, Timestamp::MAX).unwrap() {
                     series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
                 }
-                assert!(out.len() as i64 > expected, "{} {expected}", out.len());
+                assert!(i64::try_from(out.len()).unwrap() > expected, "{} {expected}", out.len());
                 let steps = out.iter().zip(0..).all(|(s, i)| s.at == at(T0 + i * 10 * MINUTE));
                 assert!(steps);
             }

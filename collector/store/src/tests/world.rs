@@ -163,7 +163,8 @@ impl Replay for Codec {
 
 /// A store with a key-value store in memory, or sled.
 pub(crate) struct World {
-    pub(crate) dir: TempDir,
+    /// Removed when the world ends.
+    _dir: TempDir,
     pub(crate) kv: Option<Memory>,
     pub(crate) options: Options,
     pub(crate) store: Option<Store>,
@@ -182,7 +183,7 @@ impl World {
             ..Options::default()
         };
         let mut world = Self {
-            dir,
+            _dir: dir,
             kv,
             options,
             store: None,
@@ -192,6 +193,38 @@ impl World {
         };
         world.open().unwrap();
         world
+    }
+
+    /// A store on copies of what `folder` holds: a dump of the key-value store, and a journal.
+    pub(crate) fn stored(folder: &std::path::Path) -> Self {
+        let dump = std::fs::read_to_string(folder.join("kv.txt")).unwrap();
+        let mut world = Self::new(Some(Memory::default()));
+        world.store = None;
+        world.kv = Some(Memory::restore(&dump));
+        let journal = world.options.path.join("journal");
+        std::fs::remove_dir_all(&journal).unwrap();
+        std::fs::create_dir(&journal).unwrap();
+        for entry in std::fs::read_dir(folder.join("journal")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), journal.join(entry.file_name())).unwrap();
+        }
+        world.open().unwrap();
+        world
+    }
+
+    /// Writes what `stored` reads.
+    pub(crate) fn save(mut self, folder: &std::path::Path) {
+        self.store = None;
+        let journal = folder.join("journal");
+        let _ = std::fs::remove_dir_all(folder);
+        std::fs::create_dir_all(&journal).unwrap();
+        for entry in std::fs::read_dir(self.options.path.join("journal")).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name() != "lock" {
+                std::fs::copy(entry.path(), journal.join(entry.file_name())).unwrap();
+            }
+        }
+        std::fs::write(folder.join("kv.txt"), self.kv.unwrap().dump()).unwrap();
     }
 
     /// Closes and opens the store again.

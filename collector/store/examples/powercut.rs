@@ -1,0 +1,155 @@
+//! Writes acknowledged rounds until it is killed, and checks what a power cut would have left.
+//!
+//! `powercut write DIR LOG` appends rounds of samples and notes each acknowledged round in LOG, moving the head into
+//! pages all the time; `powercut check DIR LOG` opens DIR and wants every noted round whole. Run the first under a tool
+//! that keeps a copy of what was synced, kill it, and run the second on the copy.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_store::{Batch, Options, Replay, ReplayError, Resolver, Store, StreamKey};
+
+/// Series in a round.
+const SERIES: u32 = 100;
+/// The first round's time, in milliseconds.
+const BEGIN: i64 = 1_700_000_000_000;
+/// Time between rounds: a window is full after a dozen.
+const STEP: i64 = 600_000;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["write", dir, log] => write(Path::new(dir), Path::new(log)),
+        ["check", dir, log] => check(Path::new(dir), Path::new(log)),
+        _ => Err("usage: powercut write|check DIR LOG".into()),
+    };
+    match done {
+        Ok(text) => {
+            let _ = writeln!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Payloads are the round's number.
+struct Rounds;
+
+impl Replay for Rounds {
+    fn replay(&mut self, store: &Resolver, payload: &[u8]) -> Result<Batch, ReplayError> {
+        let round = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok());
+        let round = round.ok_or_else(|| ReplayError("not a round".to_owned()))?;
+        batch(round, |cluster, labels| store.resolve(cluster, labels))
+            .map_err(|e| ReplayError(e.to_string()))
+    }
+}
+
+fn batch(
+    round: u32,
+    mut resolve: impl FnMut(&ClusterName, &Labels) -> tributary_store::SeriesId,
+) -> Outcome<Batch> {
+    let cluster: ClusterName = "eu-1".parse()?;
+    let at = BEGIN + i64::from(round) * STEP;
+    let mut samples = Vec::new();
+    for series in 0..SERIES {
+        // Every series lives for a while, so that the catalogue grows.
+        let life = (round + series) / 50;
+        let number = format!("{series}.{life}");
+        let metric = format!("metric_{}", series % 7);
+        let pairs = [("__name__", metric.as_str()), ("cluster", "eu-1"), ("number", &number)];
+        let value = f64::from(round) * 1.25 + f64::from(series).sqrt();
+        samples.push((resolve(&cluster, &Labels::from_pairs(pairs)?), Sample::new(at, value)));
+    }
+    Ok(Batch {
+        stream: StreamKey { cluster, instance: "a".to_owned() },
+        epoch: 1,
+        seq: u64::from(round) + 1,
+        starts_segment: true,
+        state_only: false,
+        received_at: Timestamp::from_millis(at),
+        complete_until: Timestamp::from_millis(at),
+        samples,
+        metadata: Vec::new(),
+        gaps: Vec::new(),
+    })
+}
+
+fn open(dir: &Path) -> Outcome<Store> {
+    let options = Options {
+        path: dir.to_owned(),
+        journal_segment_bytes: 16 << 10,
+        out_of_order_window: Duration::from_secs(7200),
+        ..Options::default()
+    };
+    let (store, report) = Store::open(options, &mut Rounds)?;
+    if report.is_clean() { Ok(store) } else { Err(format!("{report:?}").into()) }
+}
+
+fn write(dir: &Path, log: &Path) -> Outcome<String> {
+    let store = open(dir)?;
+    let mut log = OpenOptions::new().create(true).append(true).open(log)?;
+    let flusher = store.clone();
+    let (tick, ticks) = channel::<Timestamp>();
+    std::thread::spawn(move || {
+        while let Ok(now) = ticks.recv() {
+            if let Err(e) = flusher.flush_head_before(now) {
+                let _ = writeln!(std::io::stderr(), "flush: {e}");
+            }
+        }
+    });
+    for round in 0.. {
+        let batch = batch(round, |cluster, labels| store.resolve(cluster, labels))?;
+        let now = batch.received_at;
+        let (reply, answer) = channel();
+        store.append(
+            round.to_string().into_bytes(),
+            batch,
+            Box::new(move |done| {
+                let _ = reply.send(done);
+            }),
+        );
+        answer.recv()??;
+        writeln!(log, "{round}")?;
+        if round % 12 == 11 {
+            tick.send(now.minus(Duration::from_secs(7200)))?;
+        }
+    }
+    Ok("out of rounds".to_owned())
+}
+
+fn check(dir: &Path, log: &Path) -> Outcome<String> {
+    let noted = std::fs::read_to_string(log)?.lines().count();
+    let store = open(dir)?;
+    let found = store.select(&[], Timestamp::MIN, Timestamp::MAX)?;
+    let mut seen = std::collections::HashMap::new();
+    for series in &found {
+        let mut samples = Vec::new();
+        series.read(Timestamp::MIN, Timestamp::MAX, &mut samples)?;
+        for sample in samples {
+            *seen.entry(sample.at.as_millis()).or_insert(0u32) += 1;
+        }
+    }
+    let stats = store.stats();
+    let whole = (0i64..)
+        .take(noted)
+        .filter(|round| seen.get(&(BEGIN + round * STEP)) == Some(&SERIES))
+        .count();
+    if whole == noted {
+        Ok(format!("{noted} rounds, all there; {} days, {stats:?}", stats.partitions))
+    } else {
+        Err(format!("{} of {noted} rounds are missing or not whole: {stats:?}", noted - whole)
+            .into())
+    }
+}

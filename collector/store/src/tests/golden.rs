@@ -1,0 +1,152 @@
+//! Folders written by earlier programs, whole and damaged.
+
+use std::path::{Path, PathBuf};
+
+use tributary_model::matcher::Matcher;
+use tributary_model::sample::{STALE_NAN_BITS, Timestamp};
+use tributary_model::series::{Metadata, MetricType};
+
+use super::world::{Frame, HOUR, MINUTE, T0, World, frame, stream};
+use crate::Gap;
+use crate::batch::GapEntry;
+use crate::kv::memory::Memory;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+}
+
+fn gap() -> GapEntry {
+    let at = Timestamp::from_millis;
+    GapEntry { from: at(T0), to: at(T0 + 1), cause: "spool full".into(), samples: 9 }
+}
+
+/// A little of everything: chunks of each kind in pages, late pages, samples in the journal only, and the ledger.
+fn script() -> World {
+    let mut world = World::new(Some(Memory::default()));
+    let mut seq = 0;
+    let mut send = |world: &mut World, mut frame: Frame| {
+        seq += 1;
+        frame.seq = seq;
+        world.send(&frame).unwrap();
+    };
+    for i in 0..100i64 {
+        let now = T0 + i * MINUTE;
+        let irrational = (i as f64).sqrt();
+        let mut next =
+            frame(0, &[(0, now, 5.0), (1, now, i as f64 / 10.0), (2, now + i % 7, irrational)]);
+        next.starts_segment = i % 10 == 0;
+        next.gaps = vec![gap()];
+        send(&mut world, next);
+    }
+    let mut stale = frame(0, &[]);
+    stale.received_at = T0 + 100 * MINUTE;
+    stale.samples = vec![(1, T0 + 100 * MINUTE, STALE_NAN_BITS)];
+    send(&mut world, stale);
+    let metadata = Metadata {
+        metric: "metric_1".into(),
+        kind: MetricType::Counter,
+        help: "A test's metric.".into(),
+        unit: "seconds".into(),
+    };
+    let cluster = "eu-1".parse().unwrap();
+    world.store().0.core.ledger_mut().set_metadata(&cluster, metadata, true);
+    world.put_state(&[("rule/a", Some(b"kept")), ("rule/b", None)]).unwrap();
+    world.store().flush_head_before(Timestamp::from_millis(T0 + HOUR)).unwrap();
+    send(&mut world, frame(0, &[(0, T0 + 30_000, 6.0), (3, T0 + 110 * MINUTE, 1.0)]));
+    world.store().flush_head_before(Timestamp::from_millis(T0 + HOUR)).unwrap();
+    send(&mut world, frame(0, &[(0, T0 + 3 * HOUR, 7.0)]));
+    world.put_state(&[("rule/c", Some(b"new"))]).unwrap();
+    world
+}
+
+fn check(world: &World) {
+    let series_0 = world.values(0);
+    assert_eq!(series_0.len(), 102);
+    assert_eq!(series_0[..3], [(T0, 5.0), (T0 + 30_000, 6.0), (T0 + MINUTE, 5.0)]);
+    assert_eq!(series_0[101], (T0 + 3 * HOUR, 7.0));
+    check_series_1(world);
+    check_others(world);
+    assert_eq!(world.store().state("rule/").unwrap().len(), 2);
+    check_stream(world);
+}
+
+fn check_series_1(world: &World) {
+    let series_1 = world.values(1);
+    assert_eq!(series_1.len(), 101);
+    assert_eq!(series_1[50], (T0 + 50 * MINUTE, 5.0));
+    assert_eq!(series_1[100].1.to_bits(), STALE_NAN_BITS);
+}
+
+fn check_others(world: &World) {
+    assert_eq!(world.values(2)[99], (T0 + 99 * MINUTE + 1, 99f64.sqrt()));
+    assert_eq!(world.values(3), [(T0 + 110 * MINUTE, 1.0)]);
+    let gaps: &[Gap] = &[Gap { stream: stream("a"), entry: gap() }];
+    assert_eq!(world.store().gaps(), gaps);
+    assert_eq!(world.store().metadata()[0].1.unit, "seconds");
+}
+
+fn check_stream(world: &World) {
+    assert_eq!(world.store().streams()[0].stored, 304);
+    assert_eq!(world.store().stream(&stream("a")).unwrap().last_seq, 103);
+}
+
+/// To write the folders anew after a change of the format: `TRIBUTARY_WRITE_GOLDEN=1 cargo test`.
+fn write_folders() {
+    let world = script();
+    check(&world);
+    world.save(&folder("v1"));
+    for tree in ["pages/19675", "state", "streams", "spans", "meta"] {
+        let world = script();
+        world.kv.as_ref().unwrap().damage(tree);
+        world.save(&folder(&format!("v1-damaged-{}", tree.split('/').next().unwrap())));
+    }
+}
+
+#[test]
+fn folders_of_version_1_are_read() {
+    if std::env::var_os("TRIBUTARY_WRITE_GOLDEN").is_some() {
+        write_folders();
+    }
+    let mut world = World::stored(&folder("v1"));
+    assert!(world.report.is_clean(), "{:?}", world.report);
+    check(&world);
+    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+    world.reopen();
+    check(&world);
+}
+
+#[test]
+fn damage_is_found_and_costs_only_what_is_damaged() {
+    let world = World::stored(&folder("v1-damaged-pages"));
+    let any = [Matcher::equal("number", "1")];
+    let found = world.store().select(&any, Timestamp::MIN, Timestamp::MAX).unwrap();
+    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Vec::new());
+    assert!(refused.is_err_and(|e| e.to_string().contains("does not match its checksum")));
+    assert_eq!(world.store().stats().damaged_pages, 1);
+    check_others(&world);
+    check_stream(&world);
+
+    let world = World::stored(&folder("v1-damaged-state"));
+    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
+    assert_eq!(world.store().state("rule/").unwrap().len(), 1);
+    check_series_1(&world);
+
+    let world = World::stored(&folder("v1-damaged-streams"));
+    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
+    check_series_1(&world);
+
+    let mut world = World::stored(&folder("v1-damaged-spans"));
+    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
+    check(&world);
+    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+    world.reopen();
+    assert!(world.report.is_clean(), "{:?}", world.report);
+    check(&world);
+
+    let mut world = World::stored(&folder("v1-damaged-meta"));
+    assert!(world.report.rolled_back && world.report.damaged.len() == 1, "{:?}", world.report);
+    check(&world);
+    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+    world.reopen();
+    check(&world);
+}
