@@ -3,6 +3,8 @@
 pub mod alerting;
 pub mod command;
 pub mod engine;
+#[cfg(test)]
+mod fake;
 pub mod file;
 pub mod group;
 pub mod metrics;
