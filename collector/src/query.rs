@@ -24,7 +24,7 @@ pub const MAX_QUERY_BYTES: usize = 128 << 10;
 pub const MAX_RULE_EVALUATIONS: usize = 4;
 
 /// Syntax beyond the stable language that is enabled: none, as in a Prometheus without flags.
-const FEATURES: Features = Features {
+pub const FEATURES: Features = Features {
     experimental_functions: false,
     duration_expressions: false,
     extended_selectors: false,

@@ -206,7 +206,7 @@ impl Alerts {
     }
 
     /// The alerts that are due to be sent, which then count as sent.
-    pub fn to_send(
+    pub fn take_due(
         &mut self,
         now: Timestamp,
         interval: Duration,
@@ -373,6 +373,7 @@ mod millis {
     use serde::{Deserialize as _, Deserializer, Serializer};
     use tributary_model::sample::Timestamp;
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     pub(super) fn serialize<S: Serializer>(at: &Timestamp, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_i64(at.as_millis())
     }
@@ -456,7 +457,7 @@ mod tests {
                 Some(State::Pending) => 'p',
                 Some(State::Firing) => 'f',
             });
-            let batch = alerts.to_send(now, Duration::from_secs(60), "");
+            let batch = alerts.take_due(now, Duration::from_secs(60), "");
             sent.push(match batch.first() {
                 None => '.',
                 Some(alert) if alert.ends_at <= now => 'R',

@@ -10,10 +10,12 @@ use tributary_model::label::METRIC_NAME;
 use tributary_model::yaml::{self, Located};
 use tributary_model::{duration, quote};
 use tributary_promql::ast::{Expr, Span};
+use tributary_promql::feature;
 use tributary_promql::scope::scope;
 
 use super::{place, template};
 use crate::config::Scope;
+use crate::query::FEATURES;
 
 /// Most rules of a file.
 pub const MAX_RULES: usize = 10_000;
@@ -243,12 +245,12 @@ impl Door<'_> {
         let interval = self.duration(raw.interval.as_ref()).filter(|d| !d.is_zero());
         let query_offset = self.duration(raw.query_offset.as_ref()).unwrap_or_default();
         let labels = self.labels(&raw.labels, false);
-        let rules = raw.rules.into_iter().filter_map(|rule| self.rule(rule, &labels)).collect();
+        let rules = raw.rules.iter().filter_map(|rule| self.rule(rule, &labels)).collect();
         let limit = raw.limit.unwrap_or(0);
         GroupSpec { name: raw.name.value, interval, limit, query_offset, rules }
     }
 
-    fn rule(&mut self, raw: RawRule, group: &BTreeMap<String, String>) -> Option<RuleSpec> {
+    fn rule(&mut self, raw: &RawRule, group: &BTreeMap<String, String>) -> Option<RuleSpec> {
         self.rules += 1;
         let expr = self.expr(&raw.expr);
         let alerting = raw.alert.is_some();
@@ -276,7 +278,7 @@ impl Door<'_> {
                 return None;
             }
             (Some(record), None) => {
-                self.recording(record, &raw);
+                self.recording(record, raw);
                 (record.value.clone(), RuleKind::Recording)
             }
             (None, Some(alert)) => {
@@ -312,7 +314,10 @@ impl Door<'_> {
     }
 
     fn expr(&mut self, raw: &Located<String>) -> Option<Expr> {
-        let expr = match tributary_promql::parse(&raw.value) {
+        let text = &raw.value;
+        let parsed = tributary_promql::parse(text)
+            .and_then(|expr| feature::check(text, &expr, FEATURES).map(|()| expr));
+        let expr = match parsed {
             Ok(expr) => expr,
             Err(e) => {
                 self.in_expr(raw, e.span, e.message, None);

@@ -441,7 +441,7 @@ impl<'a, H: Host> Scene<'a, H> {
     async fn send(&self, spec: &RuleSpec, rule: &mut RuleState) {
         let link = template::graph_link(&spec.expr.to_string(), 1);
         let url = format!("{}{link}", self.context.settings.external_url.trim_end_matches('/'));
-        let alerts = rule.alerts.to_send(self.now, self.group.interval(), &url);
+        let alerts = rule.alerts.take_due(self.now, self.group.interval(), &url);
         if !alerts.is_empty() {
             self.context.host.notify(alerts).await;
         }

@@ -73,7 +73,10 @@ pub fn expand(text: &str, data: &Data<'_>, results: &Results) -> Expansion {
     let wanted = Arc::new(Mutex::new(None));
     match execute(text, data, results, &wanted) {
         Ok(mut text) => {
-            let cut = text.floor_char_boundary(MAX_RESULT_BYTES);
+            let mut cut = text.len().min(MAX_RESULT_BYTES);
+            while !text.is_char_boundary(cut) {
+                cut -= 1;
+            }
             text.truncate(cut);
             Expansion::Done(text)
         }
@@ -124,7 +127,7 @@ fn execute(
     ]);
     let fixed = function::Fixed { now: data.now, external_url: data.external_url.to_owned() };
     let mut functions: FuncMap = function::map(wanted, results, &fixed);
-    functions.insert(SHOW.into(), Arc::new(function::show));
+    functions.insert(SHOW.into(), Arc::new(|args: &[Value]| Ok(function::show(args))));
     let mut template = Template::new("alert")
         .missing_key(MissingKey::ZeroValue)
         .max_range_iters(MAX_ITERATIONS)

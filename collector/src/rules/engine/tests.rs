@@ -29,7 +29,7 @@ fn patterns_match_names() {
 #[test]
 fn all_files_and_all_faults_are_read() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("b.yml", "groups: [{name: b, rules: [{record: r, expr: 1}]}]");
     write("a.yml", "groups: [{name: a, rules: [{alert: r, expr: up}]}]");
     write(".hidden.yml", "nonsense");

@@ -106,12 +106,12 @@ fn stateful(functions: &mut FuncMap, wanted: &Wanted, results: &Results, fixed: 
 }
 
 /// What an action writes: floats as Go does, nothing as the empty text.
-pub(super) fn show(args: &[Value]) -> Answer {
-    Ok(match args.last() {
+pub(super) fn show(args: &[Value]) -> Value {
+    match args.last() {
         Some(Value::Float(value)) => string(humanize::shortest(*value)),
         Some(Value::Nil) | None => string(""),
         Some(value) => value.clone(),
-    })
+    }
 }
 
 fn fail(why: String) -> TemplateError {
