@@ -235,10 +235,10 @@ impl From<Interrupted> for EvalError {
     }
 }
 
-/// A number as Go's `%v` and `%g` write it: shortest, with an exponent below 1e-4 and from 1e21 on.
+/// A number as Go's `%g` writes it: shortest, with an exponent below 1e-4 and from 1e6 on.
 pub(crate) fn go_float(value: f64) -> String {
     let magnitude = value.abs();
-    if magnitude != 0.0 && magnitude.is_finite() && !(1e-4..1e21).contains(&magnitude) {
+    if magnitude != 0.0 && magnitude.is_finite() && !(1e-4..1e6).contains(&magnitude) {
         tributary_model::number::format_exponent(value)
     } else {
         tributary_model::number::format_plain(value)

@@ -14,7 +14,7 @@ use super::series::{Points, Series};
 use crate::ast::{Call, Expr, Span};
 use crate::functions::bucket::{self, Bucket};
 use crate::functions::number::is_quantile;
-use crate::value::EvalError;
+use crate::value::{EvalError, go_float};
 
 /// The label with a bucket's upper bound.
 const BOUND: &str = "le";
@@ -189,12 +189,6 @@ fn label_quantiles(series: &Series, label: &str, quantiles: &[f64], out: &mut Ve
 
 /// A number as `OpenMetrics` writes it: whole numbers end in `.0`.
 fn open_metrics_float(value: f64) -> String {
-    let magnitude = value.abs();
-    let exponent = magnitude != 0.0 && !(1e-4..1e21).contains(&magnitude);
-    let text = if exponent && value.is_finite() {
-        number::format_exponent(value)
-    } else {
-        number::format_plain(value)
-    };
+    let text = go_float(value);
     if value.is_finite() && !text.contains(['.', 'e']) { format!("{text}.0") } else { text }
 }
