@@ -104,7 +104,8 @@ pub(crate) struct Writer {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Ahead {
-    state: StreamState,
+    /// `None` before the first frame.
+    state: Option<StreamState>,
     watermark: Option<i64>,
 }
 
@@ -133,7 +134,8 @@ impl Writer {
         summaries: Summaries,
         starts: HashMap<StreamKey, Position>,
     ) -> Self {
-        let ahead = |stream: &Stream| Ahead { state: stream.state, watermark: stream.watermark };
+        let ahead =
+            |stream: &Stream| Ahead { state: Some(stream.state), watermark: stream.watermark };
         let streams = core.ledger().streams.iter().map(|(k, s)| (k.clone(), ahead(s))).collect();
         core.journal_bytes.store(journal.bytes(), Ordering::Relaxed);
         let (scratch, waiting) = (Vec::new(), Vec::new());
@@ -181,7 +183,7 @@ impl Writer {
             return done(Err(Error::TooLarge { what: "a batch", bytes, limit }));
         }
         let ahead = self.streams.entry(batch.stream.clone()).or_default();
-        let known = ahead.state.epoch == batch.epoch && batch.seq <= ahead.state.last_seq;
+        let known = ahead.state.is_some_and(|s| s.epoch == batch.epoch && batch.seq <= s.last_seq);
         if known && !batch.state_only {
             return self.waiting.push(Waiting::Known { done });
         }
@@ -191,7 +193,7 @@ impl Writer {
             return done(Err(Error::SegmentGone { cluster, instance }));
         }
         if !batch.state_only {
-            ahead.state = StreamState { epoch: batch.epoch, last_seq: batch.seq };
+            ahead.state = Some(StreamState { epoch: batch.epoch, last_seq: batch.seq });
         }
         let watermark = ahead.watermark;
         self.core.tick(batch.received_at.as_millis());

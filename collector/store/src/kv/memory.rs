@@ -1,6 +1,7 @@
 //! A key-value store in memory that fails when it is told to, and forgets what was not persisted.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use super::{Change, Kv, Visit};
@@ -28,12 +29,18 @@ impl Memory {
 
     /// Every entry, one on a line: tree, key and value; the latter two as hexadecimal digits.
     pub(crate) fn dump(&self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let state = self.0.lock().unwrap();
         let mut out = String::new();
         for (tree, entries) in &state.now {
             for (key, value) in entries {
-                out.push_str(&format!("{tree} {} {}\n", hex(key), hex(value)));
+                out.push_str(tree);
+                for part in [key, value] {
+                    out.push(' ');
+                    for byte in part {
+                        write!(out, "{byte:02x}").unwrap();
+                    }
+                }
+                out.push('\n');
             }
         }
         out

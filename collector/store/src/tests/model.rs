@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
+use tributary_model::cluster::ClusterName;
 use tributary_model::sample::Timestamp;
 
-use super::world::{Frame, HOUR, MINUTE, T0, World, stream};
+use super::world::{Frame, HOUR, MINUTE, T0, World};
 use crate::batch::{Accepted, Reason, StreamKey};
 use crate::kv::memory::Memory;
 
@@ -42,7 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[derive(Default)]
 struct Model {
-    series: BTreeMap<u32, BTreeMap<i64, u64>>,
+    series: BTreeMap<(ClusterName, u32), BTreeMap<i64, u64>>,
     watermarks: HashMap<StreamKey, i64>,
     totals: HashMap<StreamKey, (u64, [u64; 6])>,
 }
@@ -55,7 +56,7 @@ impl Model {
         // In order first, then the rest: a frame's late samples are looked at after the others.
         let mut late = Vec::new();
         for (series, at, bits) in &frame.samples {
-            let known = self.series.entry(*series).or_default();
+            let known = self.series.entry((frame.stream.cluster.clone(), *series)).or_default();
             let last = known.last_key_value().map(|(at, bits)| (*at, *bits));
             if *at > frame.received_at + 2 * MINUTE {
                 accepted.add(Reason::Future);
@@ -74,7 +75,7 @@ impl Model {
             }
         }
         for (series, at, bits) in late {
-            let known = self.series.entry(series).or_default();
+            let known = self.series.entry((frame.stream.cluster.clone(), series)).or_default();
             match known.get(&at) {
                 Some(there) if *there == bits => accepted.add(Reason::Duplicate),
                 Some(_) => accepted.add(Reason::Conflict),
@@ -99,14 +100,9 @@ impl Model {
 }
 
 fn check(world: &World, model: &Model) -> Result<(), TestCaseError> {
-    for (series, samples) in &model.series {
+    for ((cluster, series), samples) in &model.series {
         let expected: Vec<_> = samples.iter().map(|(at, bits)| (*at, *bits)).collect();
-        prop_assert_eq!(
-            world.read(&"eu-1".parse().unwrap(), *series),
-            expected,
-            "series {}",
-            series
-        );
+        prop_assert_eq!(world.read(cluster, *series), expected, "series {}", series);
     }
     for stream in world.store().streams() {
         let (stored, refused) = model.totals[&stream.key];
@@ -114,6 +110,12 @@ fn check(world: &World, model: &Model) -> Result<(), TestCaseError> {
         prop_assert_eq!(stream.refused.map(|(_, n)| n), refused);
     }
     Ok(())
+}
+
+/// Streams 0 and 1 share a cluster.
+fn key(name: u8) -> StreamKey {
+    let cluster = if name < 2 { "eu-1" } else { "us-1" };
+    StreamKey { cluster: cluster.parse().unwrap(), instance: name.to_string() }
 }
 
 proptest! {
@@ -130,18 +132,19 @@ proptest! {
             match step {
                 Step::Send(name, begins, minutes, samples) => {
                     now += minutes * MINUTE;
-                    let key = stream(&name.to_string());
+                    let key = key(name);
                     let seq = seqs.entry(key.clone()).or_default();
                     *seq += 1;
                     let samples = samples
                         .into_iter()
                         .map(|(series, offset, value)| (series, now + offset, f64::from(value).to_bits()))
                         .collect();
+                    let starts_segment = begins || !world.has_state(&key);
                     let frame = Frame {
                         stream: key,
                         epoch: 1,
                         seq: *seq,
-                        starts_segment: begins || !world.has_state(&stream(&name.to_string())),
+                        starts_segment,
                         received_at: now,
                         samples,
                         gaps: Vec::new(),
