@@ -23,7 +23,7 @@ use crate::allow::rules::{AllowlistError, Rules};
 use crate::allow::{AllowMetrics, Allowlist, Screen};
 use crate::config::{Config, ConfigError};
 use crate::link::{Link, chain};
-use crate::metrics::{self, LinkMetrics, ProcessMetrics, SpoolMetrics};
+use crate::metrics::{LinkMetrics, ProcessMetrics, SpoolMetrics};
 use crate::pipeline::Pipeline;
 use crate::session::{Session, Speaker};
 use crate::source::{self, SourceMetrics, remote_write};
@@ -143,7 +143,7 @@ fn speaker(config: &Config, material: &Material) -> Result<Speaker, StartError> 
 
 /// Runs until SIGTERM or SIGINT, and stops in order.
 pub(crate) async fn run(checked: Checked) -> Result<(), StartError> {
-    let mut registry = metrics::registry();
+    let mut registry = Registry::default();
     let mut signals = Signals::new()?;
     let app = App::build(checked, &mut registry).await?;
     app.run(registry, &mut signals).await

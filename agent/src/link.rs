@@ -24,6 +24,7 @@ use crate::session::{End, Session, SessionError};
 /// Waits between attempts: doubled from the first to the last, with jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(30);
+const LAST_WAIT_DRAINING: Duration = Duration::from_secs(1);
 /// A session that lasted so long was good: the next wait is the first one again.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// How long TCP may take; TLS has its own time-out.
@@ -92,7 +93,13 @@ impl Link {
             if drain.is_cancelled() && self.session.is_done() {
                 return;
             }
-            tokio::time::sleep(wait.next()).await;
+            let wait = wait.next();
+            // Somebody waits for the end: shorter, and at once when told.
+            let wait = if drain.is_cancelled() { wait.min(LAST_WAIT_DRAINING) } else { wait };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = drain.cancelled(), if !drain.is_cancelled() => {}
+            }
         }
     }
 
@@ -207,29 +214,4 @@ fn now() -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_with_jitter_and_are_bounded() {
-        let mut wait = Wait::default();
-        let waits: Vec<Duration> = (0..20).map(|_| wait.next()).collect();
-        assert!(waits[0] >= FIRST_WAIT / 2 && waits[0] <= FIRST_WAIT);
-        assert!(waits[3] >= FIRST_WAIT * 4 && waits[3] <= FIRST_WAIT * 8);
-        assert!(waits[19] >= LAST_WAIT / 2 && waits[19] <= LAST_WAIT);
-    }
-
-    #[test]
-    fn chains_name_every_cause_once() {
-        let inner = io::Error::other("alert: UnknownCA");
-        let outer = io::Error::other(inner);
-        let error = SessionError::Spool(crate::spool::SpoolError::Epoch {
-            path: "epoch".into(),
-            source: outer,
-        });
-        assert_eq!(
-            chain(&error),
-            "the spool failed: the spool's epoch file epoch cannot be used: alert: UnknownCA"
-        );
-    }
-}
+mod tests;

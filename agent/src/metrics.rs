@@ -15,11 +15,6 @@ use crate::spool::Status;
 /// A gauge of seconds since the Unix epoch, or of other things that are not whole.
 pub(crate) type Seconds = Gauge<f64, AtomicU64>;
 
-/// A registry whose metrics are named `tributary_agent_…`.
-pub(crate) fn registry() -> Registry {
-    Registry::with_prefix("tributary_agent")
-}
-
 /// The registry in `OpenMetrics` text.
 pub(crate) fn text(registry: &Registry) -> String {
     let mut out = String::new();
@@ -47,24 +42,24 @@ impl ProcessMetrics {
         let metrics = Self::default();
         metrics.reload_successful.set(1);
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The version that runs", build);
+        registry.register("tributary_agent_build", "The version that runs", build);
         registry.register(
-            "config_last_reload_successful",
+            "tributary_agent_config_last_reload_successful",
             "Whether the last reload of allowlist and certificates took",
             metrics.reload_successful.clone(),
         );
         registry.register(
-            "config_last_reload_success_timestamp_seconds",
+            "tributary_agent_config_last_reload_success_timestamp_seconds",
             "When the last reload took",
             metrics.reload_success_time.clone(),
         );
         registry.register(
-            "config_reloads_refused",
+            "tributary_agent_config_reloads_refused",
             "Reloads refused",
             metrics.reloads_refused.clone(),
         );
         registry.register(
-            "certificate_not_after_timestamp_seconds",
+            "tributary_agent_certificate_not_after_timestamp_seconds",
             "When the certificate in use expires",
             metrics.certificate_not_after.clone(),
         );
@@ -77,8 +72,6 @@ impl ProcessMetrics {
 pub(crate) struct SpoolMetrics {
     /// Arrivals that were answered with a refusal.
     pub(crate) refused: Counter,
-    /// Samples that came from sources.
-    pub(crate) received: Counter,
     /// Samples on the spool's disk.
     pub(crate) spooled: Counter,
     /// How often a broken spool was opened again.
@@ -97,29 +90,53 @@ impl SpoolMetrics {
     pub(crate) fn new(registry: &mut Registry, max_bytes: u64) -> Self {
         let m = Self::default();
         m.max_bytes.set(whole(max_bytes));
-        registry.register("arrivals_refused", "Arrivals refused", m.refused.clone());
-        registry.register("samples_received", "Samples from sources", m.received.clone());
-        registry.register("samples_spooled", "Samples on the spool's disk", m.spooled.clone());
         registry.register(
-            "spool_reopened",
+            "tributary_agent_arrivals_refused",
+            "Arrivals refused",
+            m.refused.clone(),
+        );
+        registry.register(
+            "tributary_agent_samples_spooled",
+            "Samples on the spool's disk",
+            m.spooled.clone(),
+        );
+        registry.register(
+            "tributary_agent_spool_reopened",
             "How often a broken spool was opened again",
             m.reopened.clone(),
         );
         let bytes = |registry: &mut Registry, name: &str, help: &str, gauge: &Gauge| {
             registry.register_with_unit(name, help, Unit::Bytes, gauge.clone());
         };
-        bytes(registry, "spool_size", "Bytes of the spool on disk", &m.bytes);
-        bytes(registry, "spool_max_size", "Where the oldest data is dropped", &m.max_bytes);
-        registry.register("spool_frames_waiting", "Frames not acknowledged", m.frames.clone());
-        registry.register("spool_next_seq", "The next frame's number", m.next_seq.clone());
-        registry.register("spool_acked_seq", "The last acknowledged frame", m.acked_seq.clone());
+        bytes(registry, "tributary_agent_spool_size", "Bytes of the spool on disk", &m.bytes);
+        bytes(
+            registry,
+            "tributary_agent_spool_max_size",
+            "Where the oldest data is dropped",
+            &m.max_bytes,
+        );
         registry.register(
-            "spool_dropped_segments",
+            "tributary_agent_spool_frames_waiting",
+            "Frames not acknowledged",
+            m.frames.clone(),
+        );
+        registry.register(
+            "tributary_agent_spool_next_seq",
+            "The next frame's number",
+            m.next_seq.clone(),
+        );
+        registry.register(
+            "tributary_agent_spool_acked_seq",
+            "The last acknowledged frame",
+            m.acked_seq.clone(),
+        );
+        registry.register(
+            "tributary_agent_spool_dropped_segments",
             "Segments dropped because the spool was full",
             m.dropped_segments.clone(),
         );
         registry.register(
-            "spool_dropped_samples",
+            "tributary_agent_spool_dropped_samples",
             "Samples dropped because the spool was full",
             m.dropped_samples.clone(),
         );
@@ -182,32 +199,44 @@ impl LinkMetrics {
     /// Registers them.
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let m = Self::default();
-        registry.register("session_connected", "1 while a session is up", m.connected.clone());
-        registry.register("sessions", "Sessions that were welcomed", m.sessions.clone());
         registry.register(
-            "session_failures",
+            "tributary_agent_session_connected",
+            "1 while a session is up",
+            m.connected.clone(),
+        );
+        registry.register(
+            "tributary_agent_sessions",
+            "Sessions that were welcomed",
+            m.sessions.clone(),
+        );
+        registry.register(
+            "tributary_agent_session_failures",
             "Attempts and sessions that ended badly",
             m.failures.clone(),
         );
         registry.register(
-            "frames_sent",
+            "tributary_agent_frames_sent",
             "Frames sent, repeated ones included",
             m.frames_sent.clone(),
         );
         registry.register_with_unit(
-            "frames_sent",
+            "tributary_agent_frames_sent",
             "Bytes of frames sent",
             Unit::Bytes,
             m.frame_bytes_sent.clone(),
         );
         registry.register(
-            "last_ack_timestamp_seconds",
+            "tributary_agent_last_ack_timestamp_seconds",
             "When the last acknowledgement came",
             m.last_ack_time.clone(),
         );
-        registry.register("frames_in_flight", "Frames not acknowledged", m.in_flight.clone());
         registry.register(
-            "window_full",
+            "tributary_agent_frames_in_flight",
+            "Frames not acknowledged",
+            m.in_flight.clone(),
+        );
+        registry.register(
+            "tributary_agent_window_full",
             "How often the session waited for acknowledgements",
             m.window_full.clone(),
         );

@@ -157,7 +157,6 @@ impl Core {
         }
         let (mut samples, mut metadata, mut waiting) = (Samples::new(), Vec::new(), Vec::new());
         for arrival in arrivals {
-            self.metrics.received.inc_by(arrival.samples.len() as u64);
             let kept = self.allow.apply(arrival.samples, arrival.metadata, now);
             if samples.is_empty() {
                 samples = kept.samples;

@@ -2,6 +2,7 @@
 //! only, so that it does not matter who dialled.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +15,7 @@ use tributary_model::sample::Timestamp;
 use tributary_proto::convert::{MessageError, ToAgent, ToCollector, Welcome};
 use tributary_proto::{limits, v1};
 
+use crate::link::chain;
 use crate::metrics::LinkMetrics;
 use crate::spool::{FrameReader, Outgoing, Seen, SharedSpool, SpoolError};
 
@@ -51,8 +53,8 @@ pub(crate) enum End {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     /// gRPC or what is below it.
-    #[error("the stream failed")]
-    Stream(#[source] Box<tonic::Status>),
+    #[error("{}", words(.0))]
+    Stream(Box<tonic::Status>),
     /// No more messages.
     #[error("the collector closed the stream")]
     Closed,
@@ -79,6 +81,22 @@ pub(crate) enum SessionError {
     /// The spool was opened again; another session reads it from now on.
     #[error("the spool was opened again")]
     Reopened,
+}
+
+/// A status in words: what the collector says, or what is wrong below gRPC.
+fn words(status: &tonic::Status) -> String {
+    use tonic::Code;
+    let below = status.source().map(chain);
+    match (status.code(), below) {
+        (Code::Unknown | Code::Unavailable | Code::Cancelled | Code::Internal, Some(below)) => {
+            // What transports say of themselves comes first, the cause last.
+            below.trim_start_matches("transport error: ").to_owned()
+        }
+        (Code::Unknown | Code::Unavailable | Code::Cancelled | Code::Internal, None) => {
+            format!("the stream broke: {}", status.message())
+        }
+        (_, _) => format!("the collector refuses: {}", status.message()),
+    }
 }
 
 /// What every session needs.
