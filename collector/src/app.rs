@@ -1,1 +1,448 @@
-//! Not written yet.
+//! Assembles the parts, starts them, and stops them in order: intake first, then mails, then the web.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tributary_certs::tls::{Material, ServerTls, TlsError};
+use tributary_model::diagnostic::Diagnostic;
+use tributary_model::sample::Timestamp;
+use tributary_store::{OpenReport, Store};
+
+use crate::admin::{self, Admin, ReloadRequest};
+use crate::api::serve::Port;
+use crate::api::{self, Api, view};
+use crate::config::Config;
+use crate::facts::AppFacts;
+use crate::host::Host;
+use crate::ingest::metrics::IngestMetrics;
+use crate::ingest::policy::Policies;
+use crate::ingest::replay::Replayer;
+use crate::ingest::{self, Ingest};
+use crate::local::Writer;
+use crate::metrics::{self, ProcessMetrics};
+use crate::notify::{self, Notifier};
+use crate::query::store::StoreEngine;
+use crate::query::{Bounds, Queries};
+use crate::rules::engine::{Engine, RulesError};
+use crate::rules;
+use crate::scrape::Scraper;
+
+/// How often the store moves old samples from memory to pages and drops what is too old.
+const MAINTENANCE: Duration = Duration::from_secs(5);
+/// Wishes to reload that wait. Full: the next one waits.
+const RELOADS: usize = 4;
+
+/// Why the collector does not start: something that a person gave cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be had.
+    #[error("listening on {address} ({key}): {source}\n  = help: {help}", help = bind_help(source))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The key that gives it.
+        key: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A file that people write is wrong.
+    #[error(transparent)]
+    File(#[from] Box<Diagnostic>),
+    /// Alerting cannot be used.
+    #[error(transparent)]
+    Alerting(#[from] notify::config::ConfigError),
+    /// Rule files cannot be used.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+}
+
+fn bind_help(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => "another process has this port: stop it, or give another port",
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: give a higher one",
+        _ => "give an address of this machine, or 0.0.0.0",
+    }
+}
+
+/// Everything read from files before a port is bound, so that a mistake starts nothing.
+pub struct Files {
+    tls: Material,
+    port: Arc<Port>,
+    alerting: Option<notify::config::Config>,
+    rules: Vec<rules::group::Group>,
+}
+
+impl Files {
+    /// Reads everything that `config` names.
+    pub fn read(config: &Config) -> Result<Self, StartError> {
+        let alerting = config.alerting.config_file.as_deref();
+        Ok(Self {
+            tls: Material::load(&config.ingest.tls)?,
+            port: Arc::new(Port::load(config.web.config_file.as_deref())?),
+            alerting: alerting.map(notify::config::Config::load).transpose()?,
+            rules: rules::engine::load(&config.rules, &rule_settings(config))?,
+        })
+    }
+}
+
+/// Runs the collector until it is told to stop.
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let files = Files::read(&config)?;
+    let web = bind("web.listen", config.web.listen).await?;
+    let ingest = bind("ingest.listen", config.ingest.listen).await?;
+    let started = SystemTime::now();
+    let (store, replayer) = open_store(&config).await?;
+    let mut running = Running::start(config, files, Ports { web, ingest }, (store, replayer), started)?;
+    running.until_stopped(&mut signals).await;
+    running.stop(&mut signals).await
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, key, source })
+}
+
+/// Opens the store off the async threads: the journal may be long.
+async fn open_store(config: &Config) -> anyhow::Result<(Store, Replayer)> {
+    let options = tributary_store::Options {
+        path: config.storage.path.clone(),
+        retention: config.storage.retention,
+        ..tributary_store::Options::default()
+    };
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut replayer = Replayer::default();
+        Store::open(options, &mut replayer).map(|(store, report)| (store, replayer, report))
+    });
+    let (store, replayer, report) = opened.await??;
+    tell(&report);
+    Ok((store, replayer))
+}
+
+/// Says what the store found when it was opened; whatever is damaged or lost is said loudly.
+fn tell(report: &OpenReport) {
+    tracing::info!(records = report.records, samples = report.samples, took = ?report.took, "the store is open");
+    if let Some((folder, why)) = &report.set_aside {
+        tracing::error!(folder = %folder.display(), why, "the key-value store was damaged and set aside; what the journal has is kept");
+    }
+    if let Some(cut) = &report.journal.cut {
+        tracing::warn!(?cut, "the end of the journal was torn and cut: it was never acknowledged");
+    }
+    for damage in &report.journal.damaged {
+        tracing::error!(?damage, "the journal is damaged; the rest of it is kept");
+    }
+    for damage in &report.damaged {
+        tracing::error!(damage, "the store is damaged; the rest of it is kept");
+    }
+    if report.lost_records > 0 {
+        tracing::error!(
+            records = report.lost_records,
+            samples = report.lost_samples,
+            why = report.lost_why.as_deref().unwrap_or_default(),
+            "journal records could not be read back"
+        );
+    }
+}
+
+struct Ports {
+    web: TcpListener,
+    ingest: TcpListener,
+}
+
+/// The running parts, in the three stages in which they stop.
+struct Running {
+    config: Config,
+    intake: Stage,
+    alerting: Stage,
+    web: Stage,
+    store: Store,
+    ready: Arc<AtomicBool>,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    reloadable: Reloadable,
+    metrics: ProcessMetrics,
+}
+
+/// Parts that stop together.
+#[derive(Default)]
+struct Stage {
+    stop: CancellationToken,
+    parts: JoinSet<()>,
+}
+
+/// What a reload replaces.
+struct Reloadable {
+    tls: Arc<ServerTls>,
+    port: Arc<Port>,
+    alerting: Option<Arc<tokio::sync::watch::Sender<notify::Settings>>>,
+    rules: Engine<Host>,
+    runtime: Arc<Mutex<view::Runtime>>,
+}
+
+impl Running {
+    fn start(
+        config: Config,
+        files: Files,
+        ports: Ports,
+        (store, replayer): (Store, Replayer),
+        started: SystemTime,
+    ) -> anyhow::Result<Self> {
+        let mut registry = metrics::registry();
+        let metrics = ProcessMetrics::new(&mut registry);
+        let (mut intake, mut alerting, mut web) = (Stage::default(), Stage::default(), Stage::default());
+        let queries = Queries::new(
+            StoreEngine(store.clone()),
+            Bounds {
+                timeout: config.query.timeout,
+                max_concurrency: config.query.max_concurrency,
+                max_samples: config.query.max_samples,
+                lookback: config.query.lookback,
+            },
+        );
+        let mut host = Host {
+            store: store.clone(),
+            queries: queries.clone(),
+            writer: Writer::new(store.clone(), config.local_cluster.clone(), started),
+            cluster_label: config.cluster_label.clone(),
+            local_cluster: config.local_cluster.clone(),
+            alerts: None,
+        };
+        let settings = notify_settings(&config, files.alerting);
+        let notifier = settings.map(|settings| {
+            Notifier::new(settings, host.clone(), notify::metrics::Metrics::register(&mut registry))
+        });
+        host.alerts = notifier.as_ref().map(Notifier::sender);
+
+        let tls = Arc::new(ServerTls::new(&files.tls)?);
+        let ingest = Ingest::new(
+            ingest::Config::new(config.cluster_label.clone(), policies(&config)),
+            store.clone(),
+            Arc::clone(&tls),
+            IngestMetrics::new(&mut registry),
+            replayer.into_readers(),
+        );
+        let rule_metrics = rules::metrics::Metrics::register(&mut registry);
+        let engine = Engine::new(rule_settings(&config), files.rules, host.clone(), rule_metrics);
+        let scraper = Scraper::new(&config.scrape, host.clone());
+        let runtime = Arc::new(Mutex::new(view::Runtime {
+            started: started.into(),
+            reload_ok: true,
+            config_read: started.into(),
+            retention: config.storage.retention,
+            corruptions: 0,
+        }));
+        let facts = AppFacts {
+            registry: ingest.registry(),
+            store: store.clone(),
+            rules: engine.clone(),
+            scraper: scraper.shown(),
+            runtime: Arc::clone(&runtime),
+            config: config.shown(),
+        };
+        let (reload, reloads) = mpsc::channel(RELOADS);
+        let ready = Arc::new(AtomicBool::new(false));
+        let admin = Admin { registry: Arc::new(registry), ready: Arc::clone(&ready), reload };
+        let api = Api {
+            queries,
+            facts: Arc::new(facts),
+            cluster_label: config.cluster_label.as_str().into(),
+            clock: || SystemTime::now().into(),
+        };
+        let pages = admin::router(admin).merge(api::router(api));
+
+        let reloadable = Reloadable {
+            tls,
+            port: Arc::clone(&files.port),
+            alerting: notifier.as_ref().map(Notifier::settings),
+            rules: engine.clone(),
+            runtime,
+        };
+        if let Some(notifier) = notifier {
+            alerting.spawn(|stop| async move {
+                if let Err(error) = notifier.run(stop).await {
+                    tracing::error!(%error, "the notifier ended");
+                }
+            });
+        }
+        intake.spawn(|stop| ingest.run(ports.ingest, stop));
+        intake.spawn(|stop| scraper.run(stop));
+        intake.spawn(|stop| engine.run(stop));
+        web.spawn(|stop| files.port.serve(ports.web, pages, stop));
+        web.spawn({
+            let store = store.clone();
+            |stop| maintain(store, stop)
+        });
+        ready.store(true, Ordering::Relaxed);
+        tracing::info!(web = %config.web.listen, ingest = %config.ingest.listen, "Tributary collector is ready");
+        Ok(Self { config, intake, alerting, web, store, ready, reloads, reloadable, metrics })
+    }
+
+    /// Serves reloads until somebody wants the collector to stop.
+    async fn until_stopped(&mut self, signals: &mut Signals) {
+        loop {
+            tokio::select! {
+                wish = signals.next() => match wish {
+                    Wish::Stop => return,
+                    Wish::Reload => drop(self.reload()),
+                },
+                Some(request) = self.reloads.recv() => drop(request.send(self.reload())),
+            }
+        }
+    }
+
+    /// Re-reads certificates, web configuration and alerting. What is wrong is refused, and the old stays in force.
+    fn reload(&mut self) -> Result<(), String> {
+        let now = Timestamp::from(SystemTime::now());
+        let reloaded = self.try_reload();
+        let mut runtime = self.reloadable.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        runtime.reload_ok = reloaded.is_ok();
+        match &reloaded {
+            Ok(()) => {
+                runtime.config_read = now;
+                self.metrics.reload_successful.set(1);
+                self.metrics.reload_success_time.set(now.as_secs_f64());
+                tracing::info!("certificates, rules and alerting were read again");
+            }
+            Err(error) => {
+                self.metrics.reload_successful.set(0);
+                self.metrics.reloads_refused.inc();
+                tracing::error!(%error, "the reload was refused; the old configuration stays in force");
+            }
+        }
+        reloaded.map_err(|e| e.to_string())
+    }
+
+    fn try_reload(&self) -> Result<(), StartError> {
+        let files = Files::read(&self.config)?;
+        self.reloadable.tls.replace(&files.tls)?;
+        self.reloadable.port.reload()?;
+        if let (Some(replace), Some(settings)) =
+            (&self.reloadable.alerting, notify_settings(&self.config, files.alerting))
+        {
+            replace.send_replace(settings);
+        }
+        self.reloadable.rules.replace(rule_settings(&self.config), files.rules);
+        Ok(())
+    }
+
+    /// Stops intake, then mails, then the web; a second signal or the end of the grace cuts the rest off.
+    async fn stop(mut self, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+        tracing::info!(grace = ?self.config.shutdown_grace, "stopping");
+        self.ready.store(false, Ordering::Relaxed);
+        let parts = async {
+            self.intake.stop().await;
+            self.alerting.stop().await;
+            self.web.stop().await;
+        };
+        tokio::select! {
+            () = parts => {}
+            () = tokio::time::sleep(self.config.shutdown_grace) => tracing::warn!("the grace is over; what still ran was cut off"),
+            () = signals.stop() => tracing::warn!("a second signal; what still ran was cut off"),
+        }
+        // Closing waits for the journal: what was taken is on disk.
+        let store = self.store;
+        tokio::task::spawn_blocking(move || drop(store)).await?;
+        tracing::info!("stopped");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Stage {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&mut self, part: impl FnOnce(CancellationToken) -> F) {
+        self.parts.spawn(part(self.stop.clone()));
+    }
+
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.parts.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a part failed");
+            }
+        }
+    }
+}
+
+/// Moves what is old from memory to disk, and drops what is too old, until `stop`.
+async fn maintain(store: Store, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(MAINTENANCE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.maintain(SystemTime::now().into())).await {
+            Ok(Ok(report)) => {
+                if report.pages > 0 || report.dropped_days > 0 {
+                    tracing::info!(?report, "the store was maintained");
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "maintaining the store failed"),
+            Err(error) => tracing::error!(%error, "maintaining the store failed"),
+        }
+    }
+}
+
+fn policies(config: &Config) -> Policies {
+    Policies::new(config.clusters.iter().map(|(name, policy)| (name.clone(), policy.clone())))
+}
+
+fn rule_settings(config: &Config) -> rules::Settings {
+    rules::Settings {
+        cluster_label: config.cluster_label.clone(),
+        local_cluster: config.local_cluster.clone(),
+        external_url: config.alerting.external_url.clone(),
+    }
+}
+
+fn notify_settings(config: &Config, alerting: Option<notify::config::Config>) -> Option<notify::Settings> {
+    let url = &config.alerting.external_url;
+    alerting.map(|alerting| notify::Settings {
+        config: Arc::new(alerting),
+        sender: notify::message::Sender {
+            external_url: (!url.is_empty()).then(|| url.clone()),
+            cluster_label: config.cluster_label.clone(),
+        },
+    })
+}
+
+/// The signals of the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal means.
+enum Wish {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Wish::Stop) {}
+    }
+}

@@ -11,6 +11,9 @@ use tributary_model::cluster::ClusterName;
 use tributary_model::label::is_legacy_label_name;
 use tributary_model::{duration, yaml};
 
+use crate::ingest::policy::Policy;
+use crate::scrape::{Job, RawJob};
+
 /// Prefix of the environment variables that override keys: `TRIBUTARY_STORAGE_PATH` overrides `storage.path`.
 const ENVIRONMENT_PREFIX: &str = "TRIBUTARY_";
 
@@ -32,15 +35,15 @@ pub struct Config {
     /// Rule files with their scopes.
     pub rules: Vec<RuleFiles>,
     /// The collector's own local targets.
-    pub scrape: Vec<crate::scrape::RawJob>,
+    pub scrape: Vec<Job>,
     /// Where alerts go.
     pub alerting: Alerting,
     /// Bounds of queries.
     pub query: Query,
     /// How long a stop waits for streams, queries and mails.
     pub shutdown_grace: Duration,
-    /// Whether `pki.dir` is set.
-    pub pki_dir: Option<PathBuf>,
+    /// The configuration as the API shows it: JSON, which is YAML. It holds paths of secrets, never secrets.
+    shown: String,
 }
 
 /// `storage:`
@@ -50,8 +53,6 @@ pub struct Storage {
     pub path: PathBuf,
     /// Samples older than this are dropped, a day's partition at a time.
     pub retention: Duration,
-    /// Oldest partitions are dropped above this size; 0 is no bound.
-    pub retention_bytes: u64,
 }
 
 /// `ingest:`
@@ -61,19 +62,6 @@ pub struct Ingest {
     pub listen: SocketAddr,
     /// The collector's certificate and the authority of agents.
     pub tls: tributary_certs::tls::Files,
-}
-
-/// One entry of `clusters:`; a missing key takes the value of `*`, and that the default.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Most live series.
-    pub max_series: usize,
-    /// Most labels of a series, the cluster label included.
-    pub max_labels: usize,
-    /// Longest label value, in bytes.
-    pub max_label_bytes: usize,
-    /// Most samples in a second, averaged over ten.
-    pub max_samples_per_second: u64,
 }
 
 /// `web:`
@@ -165,6 +153,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The configuration in force, defaults included.
+    pub fn shown(&self) -> String {
+        self.shown.clone()
+    }
+
     /// Reads `path` and the environment. Relative paths in the file are relative to the file's folder.
     pub fn load(
         path: &Path,
@@ -192,7 +185,7 @@ struct Raw {
     clusters: BTreeMap<String, RawPolicy>,
     web: RawWeb,
     rules: Vec<RawRuleFiles>,
-    scrape: Vec<crate::scrape::RawJob>,
+    scrape: Vec<RawJob>,
     alerting: RawAlerting,
     query: RawQuery,
     shutdown: RawShutdown,
@@ -400,6 +393,16 @@ impl Door {
                 "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
             return Err(self.fail("alerting.forward_to", why.into()));
         }
+        if raw.storage.retention_bytes > 0 {
+            let why = "is not supported yet: use storage.retention";
+            return Err(self.fail("storage.retention_bytes", why.into()));
+        }
+        if raw.pki.dir.is_some() {
+            let why = "enrolling agents is not supported yet: use tributary-certs issue";
+            return Err(self.fail("pki.dir", why.into()));
+        }
+        let shown =
+            serde_json::to_string_pretty(&raw).map_err(|e| self.fail("", e.to_string()))?;
         let local =
             raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
         Ok(Config {
@@ -408,7 +411,6 @@ impl Door {
             storage: Storage {
                 path: self.path(raw.storage.path),
                 retention: self.duration("storage.retention", &raw.storage.retention)?,
-                retention_bytes: raw.storage.retention_bytes,
             },
             ingest: Ingest {
                 listen: self.address("ingest.listen", &raw.ingest.listen)?,
@@ -420,14 +422,14 @@ impl Door {
                 config_file: raw.web.config_file.map(|path| self.path(path)),
             },
             rules: raw.rules.into_iter().map(|rules| self.rule_files(rules)).collect(),
-            scrape: raw.scrape,
+            scrape: self.jobs(&raw.scrape)?,
             alerting: Alerting {
                 config_file: raw.alerting.config_file.map(|path| self.path(path)),
                 external_url: raw.alerting.external_url.unwrap_or_default(),
             },
             query: self.query(&raw.query)?,
             shutdown_grace: self.duration("shutdown.grace", &raw.shutdown.grace)?,
-            pki_dir: raw.pki.dir.map(|path| self.path(path)),
+            shown,
         })
     }
 
@@ -476,6 +478,10 @@ impl Door {
         }
     }
 
+    fn jobs(&self, raw: &[RawJob]) -> Result<Vec<Job>, ConfigError> {
+        raw.iter().map(|job| Job::new(job).map_err(|e| self.fail("scrape", e.to_string()))).collect()
+    }
+
     fn query(&self, raw: &RawQuery) -> Result<Query, ConfigError> {
         if raw.max_concurrency == 0 {
             return Err(self.fail("query.max_concurrency", "must be at least 1".into()));
@@ -511,14 +517,18 @@ impl Door {
 }
 
 fn policy(own: &RawPolicy, everyone: &RawPolicy) -> Policy {
+    let default = Policy::default();
     Policy {
-        max_series: own.max_series.or(everyone.max_series).unwrap_or(100_000),
-        max_labels: own.max_labels.or(everyone.max_labels).unwrap_or(40),
-        max_label_bytes: own.max_label_bytes.or(everyone.max_label_bytes).unwrap_or(2048),
+        max_series: own.max_series.or(everyone.max_series).unwrap_or(default.max_series),
+        max_labels: own.max_labels.or(everyone.max_labels).unwrap_or(default.max_labels),
+        max_label_bytes: own
+            .max_label_bytes
+            .or(everyone.max_label_bytes)
+            .unwrap_or(default.max_label_bytes),
         max_samples_per_second: own
             .max_samples_per_second
             .or(everyone.max_samples_per_second)
-            .unwrap_or(50_000),
+            .unwrap_or(default.max_samples_per_second),
     }
 }
 
@@ -551,14 +561,14 @@ mod tests {
         let config = load(
             TLS,
             &[
-                ("TRIBUTARY_STORAGE_RETENTION_BYTES", "42"),
+                ("TRIBUTARY_QUERY_MAX_SAMPLES", "42"),
                 ("TRIBUTARY_WEB_LISTEN", "127.0.0.1:1"),
                 ("TRIBUTARY_CLUSTER_LABEL", "origin"),
                 ("OTHER", "x"),
             ],
         )
         .unwrap();
-        assert_eq!(config.storage.retention_bytes, 42);
+        assert_eq!(config.query.max_samples, 42);
         assert_eq!(config.web.listen.port(), 1);
         assert_eq!(config.cluster_label, "origin");
         let error = load(TLS, &[("TRIBUTARY_STORAGE_PTAH", "x")]).unwrap_err().to_string();
@@ -567,8 +577,8 @@ mod tests {
             "{error}"
         );
         let error =
-            load(TLS, &[("TRIBUTARY_STORAGE_RETENTION_BYTES", "many")]).unwrap_err().to_string();
-        assert!(error.contains("TRIBUTARY_STORAGE_RETENTION_BYTES"), "{error}");
+            load(TLS, &[("TRIBUTARY_QUERY_MAX_SAMPLES", "many")]).unwrap_err().to_string();
+        assert!(error.contains("TRIBUTARY_QUERY_MAX_SAMPLES"), "{error}");
     }
 
     #[test]
