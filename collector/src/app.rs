@@ -31,8 +31,8 @@ use crate::metrics::{self, ProcessMetrics};
 use crate::notify::{self, Notifier};
 use crate::query::store::StoreEngine;
 use crate::query::{Bounds, Queries};
-use crate::rules::engine::{Engine, RulesError};
 use crate::rules;
+use crate::rules::engine::{Engine, RulesError};
 use crate::scrape::Scraper;
 
 /// How often the store moves old samples from memory to pages and drops what is too old.
@@ -69,8 +69,12 @@ pub enum StartError {
 
 fn bind_help(source: &std::io::Error) -> &'static str {
     match source.kind() {
-        std::io::ErrorKind::AddrInUse => "another process has this port: stop it, or give another port",
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: give a higher one",
+        std::io::ErrorKind::AddrInUse => {
+            "another process has this port: stop it, or give another port"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need privileges: give a higher one"
+        }
         _ => "give an address of this machine, or 0.0.0.0",
     }
 }
@@ -104,7 +108,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let ingest = bind("ingest.listen", config.ingest.listen).await?;
     let started = SystemTime::now();
     let (store, replayer) = open_store(&config).await?;
-    let mut running = Running::start(config, files, Ports { web, ingest }, (store, replayer), started)?;
+    let mut running =
+        Running::start(config, files, Ports { web, ingest }, (store, replayer), started)?;
     running.until_stopped(&mut signals).await;
     running.stop(&mut signals).await
 }
@@ -198,7 +203,8 @@ impl Running {
     ) -> anyhow::Result<Self> {
         let mut registry = metrics::registry();
         let metrics = ProcessMetrics::new(&mut registry);
-        let (mut intake, mut alerting, mut web) = (Stage::default(), Stage::default(), Stage::default());
+        let (mut intake, mut alerting, mut web) =
+            (Stage::default(), Stage::default(), Stage::default());
         let queries = Queries::new(
             StoreEngine(store.clone()),
             Bounds {
@@ -357,7 +363,10 @@ impl Running {
 }
 
 impl Stage {
-    fn spawn<F: Future<Output = ()> + Send + 'static>(&mut self, part: impl FnOnce(CancellationToken) -> F) {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        part: impl FnOnce(CancellationToken) -> F,
+    ) {
         self.parts.spawn(part(self.stop.clone()));
     }
 
@@ -401,7 +410,10 @@ fn rule_settings(config: &Config) -> rules::Settings {
     }
 }
 
-fn notify_settings(config: &Config, alerting: Option<notify::config::Config>) -> Option<notify::Settings> {
+fn notify_settings(
+    config: &Config,
+    alerting: Option<notify::config::Config>,
+) -> Option<notify::Settings> {
     let url = &config.alerting.external_url;
     alerting.map(|alerting| notify::Settings {
         config: Arc::new(alerting),

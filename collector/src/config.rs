@@ -401,8 +401,7 @@ impl Door {
             let why = "enrolling agents is not supported yet: use tributary-certs issue";
             return Err(self.fail("pki.dir", why.into()));
         }
-        let shown =
-            serde_json::to_string_pretty(&raw).map_err(|e| self.fail("", e.to_string()))?;
+        let shown = serde_json::to_string_pretty(&raw).map_err(|e| self.fail("", e.to_string()))?;
         let local =
             raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
         Ok(Config {
@@ -479,7 +478,9 @@ impl Door {
     }
 
     fn jobs(&self, raw: &[RawJob]) -> Result<Vec<Job>, ConfigError> {
-        raw.iter().map(|job| Job::new(job).map_err(|e| self.fail("scrape", e.to_string()))).collect()
+        raw.iter()
+            .map(|job| Job::new(job).map_err(|e| self.fail("scrape", e.to_string())))
+            .collect()
     }
 
     fn query(&self, raw: &RawQuery) -> Result<Query, ConfigError> {
@@ -576,8 +577,7 @@ mod tests {
             error.contains("TRIBUTARY_STORAGE_PTAH") && error.contains("no such key"),
             "{error}"
         );
-        let error =
-            load(TLS, &[("TRIBUTARY_QUERY_MAX_SAMPLES", "many")]).unwrap_err().to_string();
+        let error = load(TLS, &[("TRIBUTARY_QUERY_MAX_SAMPLES", "many")]).unwrap_err().to_string();
         assert!(error.contains("TRIBUTARY_QUERY_MAX_SAMPLES"), "{error}");
     }
 

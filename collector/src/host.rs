@@ -48,7 +48,11 @@ impl rules::Host for Host {
     }
 
     async fn write(&self, samples: Vec<(Labels, Sample)>) -> Result<(), HostError> {
-        self.writer.write(samples, Vec::new()).await.map(|_| ()).map_err(|e| HostError(e.to_string()))
+        self.writer
+            .write(samples, Vec::new())
+            .await
+            .map(|_| ())
+            .map_err(|e| HostError(e.to_string()))
     }
 
     fn clusters(&self) -> Vec<ClusterName> {
@@ -80,7 +84,10 @@ impl scrape::Sink for Host {
     ) -> Result<(), String> {
         let local = self.local_cluster.as_str();
         let stamp = |(labels, sample): (Labels, Sample)| {
-            (crate::ingest::policy::stamp(&labels, &self.cluster_label, &self.local_cluster), sample)
+            (
+                crate::ingest::policy::stamp(&labels, &self.cluster_label, &self.local_cluster),
+                sample,
+            )
         };
         let stamped = samples.into_iter().map(stamp).collect();
         let written = self.writer.write(stamped, metadata).await;

@@ -141,7 +141,12 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
         }
         Action::Completions { shell } => {
             let mut command = Command::command();
-            clap_complete::generate(shell, &mut command, "tributary-collector", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut command,
+                "tributary-collector",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -62,6 +62,6 @@ async fn an_accepted_sample_cannot_be_changed() {
     let samples = matrix.values().next().unwrap();
     assert_eq!(*samples, [(at, "1".to_owned()), (at + 1000, "3".to_owned())]);
     let refused =
-        collector.metric("tributary_collector_samples_rejected_total", &["conflict"]).await;
+        collector.metric("tributary_collector_ingest_samples_rejected_total", &["conflict"]).await;
     assert_eq!(refused, 1.0);
 }
