@@ -76,6 +76,10 @@ impl Log {
                 self.at = at;
                 out.extend_from_slice(&sample.value.to_bits().to_le_bytes());
             }
+            Change::Close { group, end: Timestamp::MAX } => {
+                out.push(10);
+                number(out, (*group).into());
+            }
             Change::Close { group, end } => {
                 out.push(5);
                 number(out, (*group).into());
@@ -292,6 +296,7 @@ impl Reader<'_> {
                 let end = at.wrapping_add(self.signed()?);
                 Change::Close { group, end: Timestamp::from_millis(end) }
             }
+            10 => Change::Close { group: self.index()?, end: Timestamp::MAX },
             6 => Change::Forget { group: self.index()?, member: self.index()? },
             7 => Change::Drop { group: self.index()? },
             8 => Change::Own { output: self.digest()?, owner: self.digest()? },

@@ -4,10 +4,8 @@
 //! the federated server; a series that vanishes is marked as stale at the poll that misses it. Intervals whose poll failed
 //! are reported as gaps.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use http::Uri;
 use tokio_util::sync::CancellationToken;
 use tributary_model::exposition::Format;
 use tributary_model::sample::Timestamp;
@@ -16,7 +14,7 @@ use tributary_proto::frame::{Gap, GapCause};
 use super::Arrival;
 use super::http::{Fetched, MAX_ANSWER_BYTES, Page, chain, url};
 use super::metrics::{Ignored, Name};
-use super::scrape::{Parts, next, offset, wall_clock};
+use super::scrape::{Parts, Schedule, wall_clock};
 use super::track::{Reading, Track};
 use crate::config;
 
@@ -46,12 +44,9 @@ impl Federation {
     }
 
     async fn poll_for_ever(mut self) {
-        let place = Uri::try_from(&self.config.url).unwrap_or_default();
-        let offset = offset(&place, &BTreeMap::new(), self.config.interval);
+        let mut schedule = Schedule::new(self.config.interval, &self.config.url);
         loop {
-            let now = wall_clock();
-            let due = next(now, self.config.interval, offset);
-            tokio::time::sleep(due.saturating_sub(now)).await;
+            schedule.wait().await;
             let at = Timestamp::from(SystemTime::UNIX_EPOCH + wall_clock());
             let fetched = self.fetch().await;
             let arrival = self.digest(fetched, at);

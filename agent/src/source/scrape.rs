@@ -80,8 +80,7 @@ pub(crate) struct InvalidTarget {
 struct Target {
     page: Page,
     interval: Duration,
-    /// Where in the interval this target's scrapes lie.
-    offset: Duration,
+    schedule: Schedule,
     reading: Reading,
     report: Report,
     track: Track,
@@ -119,7 +118,7 @@ impl Target {
         labels.extend(target.labels.clone());
         labels.retain(|name, value| !name.is_empty() && !value.is_empty());
         Ok(Self {
-            offset: offset(&url, &labels, job.interval),
+            schedule: Schedule::new(job.interval, (url.to_string(), &labels)),
             report: Report::new(&labels),
             page: Page {
                 url,
@@ -147,10 +146,7 @@ impl Target {
 
     async fn run(mut self) {
         loop {
-            let now = wall_clock();
-            let due = next(now, self.interval, self.offset);
-            // Timers are monotonic and may fire early against a wall clock that is being adjusted.
-            tokio::time::sleep(due.saturating_sub(now)).await;
+            let due = self.schedule.wait().await;
             let began = wall_clock();
             let at = if began.abs_diff(due) <= TOLERANCE { due } else { began };
             let at = Timestamp::from(SystemTime::UNIX_EPOCH + at);
@@ -245,16 +241,42 @@ pub(super) fn wall_clock() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A target's place in the interval: the same from start to start, and spread over all targets.
-pub(super) fn offset(url: &Uri, labels: &BTreeMap<String, String>, interval: Duration) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    (url.to_string(), labels).hash(&mut hasher);
-    let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
-    Duration::from_millis(hasher.finish() % millis)
+/// When a source is read: at a fixed place in every interval, the same from start to start and spread over all sources.
+#[derive(Debug, Clone)]
+pub(super) struct Schedule {
+    interval: Duration,
+    offset: Duration,
+    last: Duration,
+}
+
+impl Schedule {
+    /// The schedule of what `identity` identifies.
+    pub(super) fn new(interval: Duration, identity: impl std::hash::Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        identity.hash(&mut hasher);
+        let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
+        let offset = Duration::from_millis(hasher.finish() % millis);
+        Self { interval, offset, last: Duration::ZERO }
+    }
+
+    /// Waits for the next moment, and returns it as time since 1970. What was missed is left out.
+    pub(super) async fn wait(&mut self) -> Duration {
+        let now = wall_clock();
+        let due = self.due(now);
+        tokio::time::sleep(due.saturating_sub(now)).await;
+        due
+    }
+
+    fn due(&mut self, now: Duration) -> Duration {
+        // A timer that fired early must not make the same moment due again; a clock that was set back may.
+        let early = self.last > now && self.last - now <= self.interval;
+        self.last = next(if early { self.last } else { now }, self.interval, self.offset);
+        self.last
+    }
 }
 
 /// The next moment after `now` that lies `offset` after a multiple of `interval`.
-pub(super) fn next(now: Duration, interval: Duration, offset: Duration) -> Duration {
+fn next(now: Duration, interval: Duration, offset: Duration) -> Duration {
     let period = interval.as_nanos().max(1);
     let since = now.as_nanos() + period - offset.as_nanos() % period;
     let wait = period - since % period;
@@ -342,11 +364,21 @@ mod tests {
         ] {
             assert_eq!(next(seconds(now), seconds(interval), seconds(offset)), seconds(due));
         }
-        let labels = BTreeMap::new();
-        let at = |url: &'static str| offset(&Uri::from_static(url), &labels, seconds(15));
-        assert_eq!(at("http://a"), at("http://a"));
-        assert_ne!(at("http://a"), at("http://b"));
-        assert!(at("http://a") < seconds(15));
+        let place = |identity| Schedule::new(seconds(15), identity).offset;
+        assert_eq!(place("a"), place("a"));
+        assert_ne!(place("a"), place("b"));
+        assert!(place("a") < seconds(15));
+    }
+
+    #[test]
+    fn no_moment_is_due_twice() {
+        let millis = Duration::from_millis;
+        let mut schedule =
+            Schedule { interval: millis(1000), offset: Duration::ZERO, last: Duration::ZERO };
+        for (now, due) in [(5500, 6000), (5999, 7000), (7001, 8000), (12_300, 13_000), (2500, 3000)]
+        {
+            assert_eq!(schedule.due(millis(now)), millis(due), "{now}");
+        }
     }
 
     #[tokio::test]
