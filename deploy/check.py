@@ -18,7 +18,7 @@ DEPLOY = pathlib.Path(__file__).parent
 
 
 def main():
-    run, binaries = map(pathlib.Path, sys.argv[1:])
+    run, binaries = (pathlib.Path(argument).resolve() for argument in sys.argv[1:])
     pki = run / "pki"
     for name, kind, config, files, tls in layouts(pki, run):
         root = run / name
@@ -86,14 +86,16 @@ def start(name, binary, config, root):
     """Checks the configuration, starts the binary on free ports, waits until it is ready, stops it: all must succeed."""
     for state in ["data", "spool", "var/lib"]:
         (root / state).mkdir(parents=True, exist_ok=True)
-    check = subprocess.run([binary, "check", "config", config], capture_output=True, text=True)
+    kind = binary.name.removeprefix("tributary-")
+    arguments = {"collector": ["check", "config", config], "agent": ["check", f"--config.file={config}"]}[kind]
+    check = subprocess.run([binary, *arguments], capture_output=True, text=True)
     if check.returncode != 0:
-        sys.exit(f"deploy/check: {name}: check config: {check.stdout}{check.stderr}")
+        sys.exit(f"deploy/check: {name}: {' '.join(map(str, arguments))}: {check.stdout}{check.stderr}")
     web = free_port()
     ports = {
         "collector": {"TRIBUTARY_WEB_LISTEN": f"127.0.0.1:{web}", "TRIBUTARY_INGEST_LISTEN": f"127.0.0.1:{free_port()}"},
         "agent": agent_ports(config, web),
-    }[binary.name.removeprefix("tributary-")]
+    }[kind]
     log = root / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
