@@ -1,13 +1,15 @@
 //! Runs PromQL over the store within bounds: the only file that sees both.
 
 pub mod engine;
+pub mod metrics;
 pub mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
 use tributary_model::quote::quote;
@@ -16,6 +18,8 @@ use tributary_model::series::Metadata;
 use tributary_promql::ast::{Expr, TimeShift};
 use tributary_promql::error::ParseError;
 use tributary_promql::feature::{self, Features};
+
+use metrics::QueryMetrics;
 
 /// Longest query, in bytes. A longer one is refused unread.
 pub const MAX_QUERY_BYTES: usize = 128 << 10;
@@ -224,25 +228,44 @@ pub struct Queries(Arc<Inner>);
 struct Inner {
     engine: Box<dyn Engine>,
     bounds: Bounds,
-    /// Ad-hoc queries. Full: a query waits, and the wait counts toward its time-out.
-    adhoc: Arc<Semaphore>,
-    /// Lookups of series and labels. Full: as above.
-    lookups: Arc<Semaphore>,
-    /// Rules. Full: as above.
-    rules: Arc<Semaphore>,
+    /// Ad-hoc queries.
+    adhoc: Pool,
+    /// Lookups of series and labels.
+    lookups: Pool,
+    /// Rules.
+    rules: Pool,
+    metrics: QueryMetrics,
+}
+
+/// Permits of one kind of work. None left: it waits, and the wait counts toward its time-out.
+struct Pool {
+    name: &'static str,
+    permits: Arc<Semaphore>,
+}
+
+impl Pool {
+    fn new(name: &'static str, size: usize) -> Self {
+        let size = size.clamp(1, Semaphore::MAX_PERMITS);
+        Self { name, permits: Arc::new(Semaphore::new(size)) }
+    }
 }
 
 impl Queries {
     /// A door to `engine`.
     pub fn new(engine: impl Engine, bounds: Bounds) -> Self {
-        let permits = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
         Self(Arc::new(Inner {
             engine: Box::new(engine),
-            adhoc: permits(bounds.max_concurrency),
-            lookups: permits(bounds.max_concurrency),
-            rules: permits(MAX_RULE_EVALUATIONS),
+            adhoc: Pool::new("query", bounds.max_concurrency),
+            lookups: Pool::new("lookup", bounds.max_concurrency),
+            rules: Pool::new("rule", MAX_RULE_EVALUATIONS),
             bounds,
+            metrics: QueryMetrics::default(),
         }))
+    }
+
+    /// Shows what is counted in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        self.0.metrics.register(registry);
     }
 
     /// The bounds in force.
@@ -318,7 +341,7 @@ impl Queries {
 
     async fn evaluate(
         &self,
-        gate: &Arc<Semaphore>,
+        pool: &Pool,
         expression: Expression,
         when: When,
         call: Call,
@@ -338,7 +361,7 @@ impl Queries {
             answer.cost.evaluation = started.elapsed();
             Ok(answer)
         };
-        let (mut answer, queue) = self.run(gate, timeout, evaluate).await?;
+        let (mut answer, queue) = self.run(pool, timeout, evaluate).await?;
         answer.cost.queue = queue;
         Ok(answer)
     }
@@ -347,25 +370,41 @@ impl Queries {
         &self,
         work: impl FnOnce(&dyn Engine) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
-        let gate = &self.0.lookups;
+        let pool = &self.0.lookups;
         let work = move |engine: &dyn Engine, _: &Watch| work(engine);
-        self.run(gate, self.0.bounds.timeout, work).await.map(|(found, _)| found)
+        self.run(pool, self.0.bounds.timeout, work).await.map(|(found, _)| found)
+    }
+
+    /// Works, and counts how that ended.
+    async fn run<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        timeout: Duration,
+        work: impl FnOnce(&dyn Engine, &Watch) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<(T, Duration), QueryError> {
+        let started = Instant::now();
+        let result = self.run_uncounted(pool, timeout, work).await;
+        let seconds = started.elapsed().as_secs_f64();
+        self.0.metrics.ended(pool.name, result.as_ref().err(), seconds);
+        result
     }
 
     /// Waits for a permit, works on a thread that may block, and gives up at the deadline. Dropping the future cancels.
-    async fn run<T: Send + 'static>(
+    async fn run_uncounted<T: Send + 'static>(
         &self,
-        gate: &Arc<Semaphore>,
+        pool: &Pool,
         timeout: Duration,
         work: impl FnOnce(&dyn Engine, &Watch) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<(T, Duration), QueryError> {
         let started = Instant::now();
         let deadline = started + timeout;
-        let permit: OwnedSemaphorePermit =
-            tokio::time::timeout_at(deadline.into(), Arc::clone(gate).acquire_owned())
-                .await
-                .map_err(|_| QueryError::Timeout("query queue"))?
-                .map_err(|_| QueryError::Canceled)?;
+        let waiting = self.0.metrics.wait();
+        let permit = Arc::clone(&pool.permits).acquire_owned();
+        let permit = tokio::time::timeout_at(deadline.into(), permit)
+            .await
+            .map_err(|_| QueryError::Timeout("query queue"))?
+            .map_err(|_| QueryError::Canceled)?;
+        drop(waiting);
         let queue = started.elapsed();
         let canceled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&canceled));
@@ -373,8 +412,9 @@ impl Queries {
         let inner = Arc::clone(&self.0);
         // The permit goes along: a thread that is still busy after its deadline counts.
         let task = tokio::task::spawn_blocking(move || {
+            let running = inner.metrics.run();
             let result = work(&*inner.engine, &watch);
-            drop(permit);
+            drop((running, permit));
             result
         });
         match tokio::time::timeout_at((deadline + DEADLINE_SLACK).into(), task).await {
@@ -550,6 +590,27 @@ mod tests {
         let enforced = [Matcher::equal("cluster", "local")];
         let answer = queries.instant_scoped(&one, AT, &enforced).await.unwrap();
         assert_eq!(answer.value, Value::Text(AT, format!("{enforced:?}")));
+    }
+
+    #[tokio::test]
+    async fn every_ending_is_counted() {
+        let queries = queries(Duration::from_secs(60));
+        let mut registry = Registry::default();
+        queries.register(&mut registry);
+        let short = Call { timeout: Some(Duration::from_millis(1)), ..Call::default() };
+        let _ = queries.instant("spin", AT, short).await;
+        let _ = queries.instant("1", AT, Call::default()).await;
+        let _ = queries.metadata().await;
+        let text = crate::metrics::text(&registry);
+        for line in [
+            "queries_total{pool=\"query\",result=\"timeout\"} 1",
+            "queries_total{pool=\"query\",result=\"ok\"} 1",
+            "queries_total{pool=\"lookup\",result=\"ok\"} 1",
+            "queries_waiting 0",
+            "query_duration_seconds_count 3",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 
     #[tokio::test]

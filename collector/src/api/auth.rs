@@ -13,6 +13,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bcrypt::HashParts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use tokio::sync::Semaphore;
 
 use super::envelope::plain;
@@ -74,6 +77,14 @@ pub struct Guard {
     keys: [RandomState; 2],
     remembered: Mutex<HashSet<[u64; 2]>>,
     failures: Mutex<Failures>,
+    /// Answers 401 and 429.
+    pub refused: Family<Refusal, Counter>,
+}
+
+/// Why a request was not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Refusal {
+    reason: &'static str,
 }
 
 impl Guard {
@@ -86,6 +97,7 @@ impl Guard {
             keys: [RandomState::new(), RandomState::new()],
             remembered: Mutex::default(),
             failures: Mutex::default(),
+            refused: Family::default(),
         }
     }
 
@@ -145,12 +157,14 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
     let mut response = match verdict {
         Verdict::Welcome => next.run(request).await,
         Verdict::Unauthorized => {
+            guard.refused.get_or_create(&Refusal { reason: "unauthorized" }).inc();
             let mut response = plain(StatusCode::UNAUTHORIZED, "Unauthorized\n");
             let basic = HeaderValue::from_static("Basic");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
             response
         }
         Verdict::TooMany => {
+            guard.refused.get_or_create(&Refusal { reason: "too_many" }).inc();
             let text = "Too many failed logins: try again in a minute\n";
             let mut response = plain(StatusCode::TOO_MANY_REQUESTS, text);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));

@@ -11,6 +11,9 @@ use axum::{Router, middleware};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -51,6 +54,12 @@ pub struct Port {
     file: Option<PathBuf>,
     guard: Arc<Guard>,
     tls: ArcSwapOption<WebTls>,
+    /// Connections that are up.
+    connections: Gauge,
+    /// Connections that were closed at once, because their address has too many.
+    connections_refused: Counter,
+    /// TLS handshakes that failed.
+    handshakes_failed: Counter,
 }
 
 impl Port {
@@ -61,7 +70,22 @@ impl Port {
             file: file.map(Path::to_owned),
             guard: Arc::new(Guard::new(access)),
             tls: ArcSwapOption::new(tls.map(Arc::new)),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            handshakes_failed: Counter::default(),
         })
+    }
+
+    /// Shows what is counted in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        let up = "HTTP connections that are up";
+        registry.register("http_connections", up, self.connections.clone());
+        let refused = "HTTP connections closed because their address has too many";
+        registry.register("http_connections_refused", refused, self.connections_refused.clone());
+        let failed = "TLS handshakes of HTTP clients that failed";
+        registry.register("http_handshakes_failed", failed, self.handshakes_failed.clone());
+        let logins = "HTTP requests that were not let in, by reason";
+        registry.register("http_requests_refused", logins, self.guard.refused.clone());
     }
 
     /// Reads the file and the certificate again; if anything is wrong with them, the old ones stay in force.
@@ -104,10 +128,15 @@ impl Port {
                     continue;
                 }
             };
-            let Some(caller) = callers.enter(peer.ip()) else { continue };
+            let Some(caller) = callers.enter(peer.ip()) else {
+                self.connections_refused.inc();
+                continue;
+            };
             let (port, router, stop) = (Arc::clone(&self), router.clone(), stop.clone());
             connections.spawn(async move {
+                port.connections.inc();
                 port.connection(tcp, peer, router, stop).await;
+                port.connections.dec();
                 drop((place, caller));
             });
         }
@@ -129,6 +158,7 @@ impl Port {
             Some(tls) => match tls.accept(tcp).await {
                 Ok(stream) => talk(stream, peer, router, stop).await,
                 Err(error) => {
+                    self.handshakes_failed.inc();
                     tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed");
                 }
             },
@@ -207,5 +237,124 @@ impl Drop for Caller {
                 callers.remove(&self.from);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::routing::get;
+    use bytes::Bytes;
+    use http::{Request, StatusCode};
+    use http_body_util::{BodyExt as _, Full};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::api::http_client::Http;
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn request(address: SocketAddr, login: Option<&str>) -> Request<Full<Bytes>> {
+        let mut request = Request::get(format!("http://{address}/"));
+        if let Some(login) = login {
+            request = request.header("authorization", format!("Basic {login}"));
+        }
+        request.body(Full::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_running_requests_end() {
+        let (listener, address) = listener().await;
+        let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (entering, released) = (Arc::clone(&entered), Arc::clone(&release));
+        let page = async move || {
+            entering.notify_one();
+            released.notified().await;
+            "done"
+        };
+        let stop = CancellationToken::new();
+        let port = Arc::new(Port::load(None).unwrap());
+        let serving =
+            tokio::spawn(port.serve(listener, Router::new().route("/", get(page)), stop.clone()));
+        let asking = tokio::spawn(async move {
+            let answer = Http::new().send(request(address, None)).await.unwrap();
+            answer.into_body().collect().await.unwrap().to_bytes()
+        });
+        let idle = TcpStream::connect(address).await.unwrap();
+        entered.notified().await;
+        stop.cancel();
+        release.notify_one();
+        assert_eq!(asking.await.unwrap(), "done");
+        serving.await.unwrap();
+        drop(idle);
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn users_change_with_the_file_and_a_bad_file_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("web.yml");
+        let write = |password: &str| {
+            let hash = bcrypt::hash(password, 4).unwrap();
+            std::fs::write(
+                &file,
+                format!("basic_auth_users: {{ alice: {hash} }}\nhttp_server_config: {{ headers: {{ X-Frame-Options: deny }} }}\n"),
+            )
+            .unwrap();
+        };
+        write("secret");
+        let (listener, address) = listener().await;
+        let port = Arc::new(Port::load(Some(&file)).unwrap());
+        let reached = Arc::new(AtomicBool::new(false));
+        let page = {
+            let reached = Arc::clone(&reached);
+            async move || reached.store(true, Ordering::Relaxed)
+        };
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", get(page));
+        let serving = tokio::spawn(Arc::clone(&port).serve(listener, router, stop.clone()));
+        let http = Http::new();
+        let ask = async |login| http.send(request(address, login)).await.unwrap();
+        // alice:secret, alice:other
+        let (secret, other) = (Some("YWxpY2U6c2VjcmV0"), Some("YWxpY2U6b3RoZXI="));
+        let refused = ask(None).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(refused.headers()["www-authenticate"], "Basic");
+        assert_eq!(refused.headers()["x-frame-options"], "deny");
+        assert!(!reached.load(Ordering::Relaxed));
+        assert_eq!(ask(secret).await.status(), StatusCode::OK);
+        write("other");
+        port.reload().unwrap();
+        assert_eq!(ask(secret).await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(ask(other).await.status(), StatusCode::OK);
+        std::fs::write(&file, "basic_auth_users: { alice: plain }\n").unwrap();
+        assert!(port.reload().is_err());
+        assert_eq!(ask(other).await.status(), StatusCode::OK);
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_refused() {
+        let (listener, address) = listener().await;
+        let stop = CancellationToken::new();
+        let port = Arc::new(Port::load(None).unwrap());
+        let serving = tokio::spawn(port.serve(listener, Router::new(), stop.clone()));
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(b"GET /?").await.unwrap();
+        // The server may close the connection before it has read everything.
+        let _ = tcp.write_all(&vec![b'a'; MAX_HEAD_BYTES + 1]).await;
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        stop.cancel();
+        serving.await.unwrap();
     }
 }
