@@ -50,7 +50,7 @@ pub struct Options {
     pub default_step: Duration,
     /// Asked at every node and every series whether to go on.
     pub interrupt: Option<Arc<dyn Fn() -> Option<Interrupted> + Send + Sync>>,
-    /// Which experimental parts are enabled.
+    /// Here only whether names are dropped at the end; whether syntax is enabled is [`crate::feature::check`]'s concern.
     pub features: Features,
     /// The text the expression was parsed from: positions in warnings count in it. Empty: warnings have no positions.
     pub query: Arc<str>,

@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_promql::eval::{self, Options};
+use tributary_promql::feature::Features;
 use tributary_promql::source::Memory;
 use tributary_promql::value::{Outcome, Value};
 use tributary_tests::http::post_form;
@@ -47,23 +48,31 @@ pub struct Answer {
     pub remarks: Vec<String>,
 }
 
+/// Labels and points in time.
+type Labelled = (BTreeMap<String, String>, Vec<(i64, f64)>);
+
 /// The type of the value, and the series in the order given.
 #[derive(Debug, Default)]
 pub struct Series {
     pub kind: String,
-    pub series: Vec<(BTreeMap<String, String>, Vec<(i64, f64)>)>,
+    pub series: Vec<Labelled>,
 }
 
 pub enum Engine {
     Remote(String),
-    Here(Memory),
+    /// With or without delayed name removal.
+    Here(Memory, bool),
 }
 
 impl Engine {
     pub async fn ask(&self, expression: &str, question: Question) -> anyhow::Result<Answer> {
         match self {
             Self::Remote(url) => remote(url, expression, question).await,
-            Self::Here(memory) => Ok(here(memory, expression, question)),
+            Self::Here(memory, delayed) => {
+                let features = Features { delayed_name_removal: *delayed, ..Features::default() };
+                let options = Options { query: expression.into(), features, ..Options::default() };
+                Ok(here(memory, expression, question, &options))
+            }
         }
     }
 }
@@ -130,8 +139,8 @@ fn point(pair: &Json) -> anyhow::Result<(i64, f64)> {
     Ok(((at * 1000.0).round() as i64, value))
 }
 
-fn here(memory: &Memory, expression: &str, question: Question) -> Answer {
-    let outcome = evaluate(memory, expression, question);
+fn here(memory: &Memory, expression: &str, question: Question, options: &Options) -> Answer {
+    let outcome = evaluate(memory, expression, question, options);
     let mut remarks = Vec::new();
     let result = outcome.map(|outcome| {
         remarks.extend(outcome.warnings);
@@ -142,15 +151,19 @@ fn here(memory: &Memory, expression: &str, question: Question) -> Answer {
     Answer { result, remarks }
 }
 
-fn evaluate(memory: &Memory, expression: &str, question: Question) -> Result<Outcome, String> {
+fn evaluate(
+    memory: &Memory,
+    expression: &str,
+    question: Question,
+    options: &Options,
+) -> Result<Outcome, String> {
     let expr = tributary_promql::parse(expression).map_err(|e| e.to_string())?;
-    let options = Options { query: expression.into(), ..Options::default() };
     let time = Timestamp::from_millis;
     match question {
-        Question::Instant(at) => eval::instant(&expr, memory, time(at), &options),
+        Question::Instant(at) => eval::instant(&expr, memory, time(at), options),
         Question::Range(start, end, step) => {
             let step = Duration::from_millis(step.unsigned_abs());
-            eval::range(&expr, memory, time(start), time(end), step, &options)
+            eval::range(&expr, memory, time(start), time(end), step, options)
         }
     }
     .map_err(|e| e.to_string())

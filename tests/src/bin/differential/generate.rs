@@ -20,6 +20,9 @@ const SERIES_PER_REQUEST: usize = 500;
 const MAX_SERIES_PER_METRIC: usize = 36;
 const VARIANTS: usize = 4;
 
+/// Label pairs and samples.
+type Labelled<'a> = (Vec<(&'a str, &'a str)>, &'a [Sample]);
+
 pub struct Generated {
     pub memory: Memory,
     end_ms: i64,
@@ -49,7 +52,7 @@ impl Generated {
     pub async fn send(&self, url: &str) {
         let url = format!("{url}/api/v1/write");
         let start = self.end_ms - LENGTH_MS - INTERVAL_MS;
-        let all: Vec<(Vec<(&str, &str)>, &[Sample])> = self
+        let all: Vec<Labelled<'_>> = self
             .memory
             .series()
             .map(|(labels, samples)| {

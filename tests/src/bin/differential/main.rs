@@ -2,7 +2,7 @@
 //! difference.
 //!
 //! `differential --reference URL [--target URL] --expressions FILE [--fuzz N] [--fuzz-seed N] [--seed N] [--end UNIX_SECONDS] [--write no]
-//! [--remarks no]`
+//! [--remarks no] [--delayed-name-removal yes]`
 //!
 //! The reference is a Prometheus with `--web.enable-remote-write-receiver`; the series are sent to it first. Without a
 //! target, the evaluator runs here, on the same series in memory; with one, they are sent to it as well and it is asked
@@ -39,6 +39,7 @@ struct Arguments {
     end_ms: i64,
     write: bool,
     remarks: bool,
+    delayed_name_removal: bool,
 }
 
 impl Arguments {
@@ -62,6 +63,7 @@ impl Arguments {
                 .context("--fuzz-seed")?,
             end_ms: 1000
                 * take("end").map_or(Ok(1_763_700_000), |text| text.parse()).context("--end")?,
+            delayed_name_removal: take("delayed-name-removal").is_some_and(|text| text == "yes"),
             remarks: take("remarks").is_none_or(|text| text != "no"),
             write: take("write").is_none_or(|text| text != "no"),
         };
@@ -89,7 +91,7 @@ async fn main() -> anyhow::Result<()> {
     let reference = Engine::Remote(arguments.reference.clone());
     let target = match &arguments.target {
         Some(url) => Engine::Remote(url.clone()),
-        None => Engine::Here(generated.memory.clone()),
+        None => Engine::Here(generated.memory.clone(), arguments.delayed_name_removal),
     };
     let mut fuzz = fuzz::Fuzz::new(&generated.memory, arguments.fuzz_seed);
     let random: Vec<String> = (0..arguments.fuzz).map(|_| fuzz.expression()).collect();
