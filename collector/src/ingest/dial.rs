@@ -28,6 +28,8 @@ use super::{Ingest, Shared, session};
 
 /// How long a connection and the agent's first answer may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long an agent has to read the last words and close.
+const CLOSE: Duration = Duration::from_secs(3);
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -115,11 +117,18 @@ struct Opened {
     peer: Peer,
     inbound: tonic::Streaming<v1::ToCollector>,
     outbound: session::Outbound,
+    /// The connection ends with its last handle.
+    client: OutletClient<Channel>,
 }
 
 impl Opened {
     async fn run(self, shared: &Arc<Shared>, stop: &CancellationToken) {
-        session::run(shared.clone(), self.peer, self.inbound, self.outbound, stop.clone()).await;
+        let mut inbound = self.inbound;
+        session::run(shared.clone(), self.peer, &mut inbound, self.outbound, stop.clone()).await;
+        // Letting go at once would take back what was said last; the agent closes when it has read it.
+        let closed = async { while let Ok(Some(_)) = inbound.message().await {} };
+        let _ = timeout(CLOSE, closed).await;
+        drop(self.client);
     }
 }
 
@@ -138,7 +147,7 @@ async fn open(tls: &ClientTls, target: &Target) -> Result<Opened, DialError> {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let answer = client.session(ReceiverStream::new(messages).map(last_word)).await;
         let inbound = answer.map_err(|status| DialError::Session(Box::new(status)))?.into_inner();
-        Ok(Opened { peer, inbound, outbound })
+        Ok(Opened { peer, inbound, outbound, client })
     };
     timeout(CONNECT, opening).await.map_err(|_| DialError::Silent)?
 }
@@ -168,4 +177,86 @@ async fn channel(stream: PeerStream) -> Result<Channel, tonic::transport::Error>
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tributary_certs::bundle;
+    use tributary_certs::tls::{Material, ServerTls};
+    use tributary_proto::convert::ToCollector;
+    use tributary_proto::v1::outlet_server::{Outlet, OutletServer};
+
+    use super::*;
+    use crate::ingest::link::Connection;
+    use crate::ingest::link::tests::{hello, make_pki};
+    use crate::ingest::metrics::IngestMetrics;
+    use crate::ingest::policy::Policies;
+    use crate::ingest::{Config, testing};
+
+    /// An agent that says hello and hands on what it hears.
+    struct Agent(mpsc::Sender<v1::ToAgent>);
+
+    #[tonic::async_trait]
+    impl Outlet for Agent {
+        type SessionStream = ReceiverStream<Result<v1::ToCollector, Status>>;
+
+        async fn session(
+            &self,
+            request: tonic::Request<tonic::Streaming<v1::ToAgent>>,
+        ) -> Result<tonic::Response<Self::SessionStream>, Status> {
+            let (to, messages) = mpsc::channel(4);
+            to.send(Ok(hello())).await.unwrap();
+            let heard = self.0.clone();
+            tokio::spawn(async move {
+                let mut inbound = request.into_inner();
+                while let Ok(Some(message)) = inbound.message().await {
+                    heard.send(message).await.unwrap();
+                }
+                drop(to);
+            });
+            Ok(tonic::Response::new(ReceiverStream::new(messages)))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_waits_is_dialled_and_welcomed() {
+        let pki = tempfile::TempDir::new().unwrap();
+        make_pki(pki.path());
+        let material = |name: &str| Material::load(&bundle::files(&pki.path().join(name))).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (heard, mut hears) = mpsc::channel(4);
+        let agent_tls = ServerTls::new(&material("eu-1")).unwrap();
+        tokio::spawn(async move {
+            let stream = agent_tls.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let incoming = tokio_stream::iter([Ok::<_, io::Error>(Connection::unbounded(stream))])
+                .chain(tokio_stream::pending());
+            tonic::transport::Server::builder()
+                .add_service(OutletServer::new(Agent(heard)))
+                .serve_with_incoming(incoming)
+                .await
+        });
+
+        let store = testing::Folder::new();
+        let ingest = Ingest::new(
+            Config::new("cluster".to_owned(), Policies::default()),
+            store.store().clone(),
+            Arc::new(ServerTls::new(&material("collector")).unwrap()),
+            IngestMetrics::default(),
+            HashMap::new(),
+        );
+        let target = Target { cluster: "eu-1".parse().unwrap(), address };
+        let tls = Arc::new(ClientTls::new(&material("collector")).unwrap());
+        let stop = CancellationToken::new();
+        let dialler = tokio::spawn(ingest.dialler(tls, vec![target]).run(stop.clone()));
+        let first = hears.recv().await.unwrap();
+        assert!(matches!(first.kind, Some(ToAgent::Welcome(_))));
+        stop.cancel();
+        let last = hears.recv().await.unwrap();
+        assert!(matches!(last.kind, Some(ToAgent::Drain(_))));
+        dialler.await.unwrap();
+        assert!(matches!(hello().kind, Some(ToCollector::Hello(_))));
+    }
 }
