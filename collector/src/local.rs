@@ -15,7 +15,7 @@ use tributary_store::{Accepted, Batch, Store, StreamKey};
 use crate::ingest::replay::Envelope;
 
 /// The instance of the collector's own stream.
-pub const INSTANCE: &str = "collector";
+pub(crate) const INSTANCE: &str = "collector";
 
 /// A segment is followed by a new one after this time or these bytes, whichever comes first: what a replay has to
 /// read again stays small.
@@ -29,7 +29,7 @@ const METADATA_PER_FRAME: usize = 500;
 
 /// Writes the collector's own samples. Cheap to clone; writers share one stream.
 #[derive(Clone)]
-pub struct Writer {
+pub(crate) struct Writer {
     store: Store,
     key: StreamKey,
     stream: Arc<Mutex<Stream>>,
@@ -53,7 +53,7 @@ struct Segment {
 
 /// Why samples were not written.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// They cannot be put into a frame.
     #[error("writing local samples: {0}")]
     Frame(#[from] FrameError),
@@ -67,7 +67,7 @@ pub enum Error {
 
 impl Writer {
     /// A writer for the local cluster. Every start has an epoch of its own, so nothing of an earlier one is continued.
-    pub fn new(store: Store, local_cluster: ClusterName, started: SystemTime) -> Self {
+    pub(crate) fn new(store: Store, local_cluster: ClusterName, started: SystemTime) -> Self {
         let since_epoch = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let epoch = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
         let stream = Stream { epoch, seq: 0, segment: 0, current: None };
@@ -76,7 +76,7 @@ impl Writer {
     }
 
     /// Writes samples whose labels are final: nothing is stamped, nothing renamed. Returns when they are on disk.
-    pub async fn write(
+    pub(crate) async fn write(
         &self,
         samples: Vec<(Labels, Sample)>,
         metadata: Vec<Metadata>,

@@ -38,15 +38,15 @@ const GOOD_SESSION: Duration = Duration::from_secs(60);
 
 /// An agent that waits to be dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// The cluster its certificate must carry.
-    pub cluster: ClusterName,
+    pub(crate) cluster: ClusterName,
     /// `host:port`.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 /// Keeps a session with every target.
-pub struct Dialler {
+pub(crate) struct Dialler {
     shared: Arc<Shared>,
     tls: Arc<ClientTls>,
     targets: Vec<Target>,
@@ -54,14 +54,14 @@ pub struct Dialler {
 
 impl Ingest {
     /// A dialler whose sessions are those of this port.
-    pub fn dialler(&self, tls: Arc<ClientTls>, targets: Vec<Target>) -> Dialler {
+    pub(crate) fn dialler(&self, tls: Arc<ClientTls>, targets: Vec<Target>) -> Dialler {
         Dialler { shared: self.shared.clone(), tls, targets }
     }
 }
 
 impl Dialler {
     /// Dials until `stop`; then lets the sessions acknowledge what they have.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let mut targets = JoinSet::new();
         for target in self.targets {
             targets.spawn(keep(self.shared.clone(), self.tls.clone(), target, stop.clone()));

@@ -45,7 +45,7 @@ const CLOSE: Duration = Duration::from_secs(3);
 
 impl Ingest {
     /// Serves agents until `stop`; then lets sessions acknowledge what they have, and closes.
-    pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
+    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let (incoming, connections) = mpsc::channel(1);
         let sessions = TaskTracker::new();
         let door =

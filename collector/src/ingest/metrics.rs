@@ -11,55 +11,55 @@ use tributary_model::cluster::ClusterName;
 
 /// Metrics of the ingest port. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct IngestMetrics {
+pub(crate) struct IngestMetrics {
     /// Connections that are up.
-    pub connections: Gauge,
+    pub(crate) connections: Gauge,
     /// Connections that were refused, by reason.
-    pub connections_refused: Family<ReasonLabel, Counter>,
+    pub(crate) connections_refused: Family<ReasonLabel, Counter>,
     /// Streams that are up, by cluster.
-    pub streams: Family<ClusterLabel, Gauge>,
+    pub(crate) streams: Family<ClusterLabel, Gauge>,
     /// Streams that ended, by cluster and reason.
-    pub streams_ended: Family<ClusterReason, Counter>,
+    pub(crate) streams_ended: Family<ClusterReason, Counter>,
     /// Frames made durable, by cluster.
-    pub frames: Family<ClusterLabel, Counter>,
+    pub(crate) frames: Family<ClusterLabel, Counter>,
     /// Bytes of frames received, by cluster.
-    pub frame_bytes: Family<ClusterLabel, Counter>,
+    pub(crate) frame_bytes: Family<ClusterLabel, Counter>,
     /// Frames read a second time, only for the decoder's state.
-    pub frames_for_state: Family<ClusterLabel, Counter>,
+    pub(crate) frames_for_state: Family<ClusterLabel, Counter>,
     /// Samples stored, by cluster.
-    pub samples: Family<ClusterLabel, Counter>,
+    pub(crate) samples: Family<ClusterLabel, Counter>,
     /// Samples not stored, by cluster and reason.
-    pub samples_rejected: Family<ClusterReason, Counter>,
+    pub(crate) samples_rejected: Family<ClusterReason, Counter>,
     /// Series refused by a cluster's policy, by reason.
-    pub series_refused: Family<ClusterReason, Counter>,
+    pub(crate) series_refused: Family<ClusterReason, Counter>,
     /// Streams closed because the agent broke the protocol, by cluster and kind.
-    pub violations: Family<ClusterReason, Counter>,
+    pub(crate) violations: Family<ClusterReason, Counter>,
     /// Time that streams waited because their cluster sends more samples per second than it may.
-    pub throttled_seconds: Family<ClusterLabel, Counter<f64, AtomicU64>>,
+    pub(crate) throttled_seconds: Family<ClusterLabel, Counter<f64, AtomicU64>>,
 }
 
 /// A cluster's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ClusterLabel {
+pub(crate) struct ClusterLabel {
     cluster: String,
 }
 
 /// A reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
+pub(crate) struct ReasonLabel {
     reason: &'static str,
 }
 
 /// A cluster and a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ClusterReason {
+pub(crate) struct ClusterReason {
     cluster: String,
     reason: &'static str,
 }
 
 impl IngestMetrics {
     /// Registers them; the registry's prefix is the process' own.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
         let m = Self::default();
         let r = registry.sub_registry_with_prefix("ingest");
         r.register("connections", "Connections of agents that are up", m.connections.clone());

@@ -1,17 +1,17 @@
 //! Takes frames from agents: identity, checks, journal, acknowledgement.
 
-pub mod dial;
-pub mod link;
-pub mod metrics;
-pub mod policy;
-pub mod registry;
-pub mod replay;
-pub mod session;
-pub mod stream;
-pub mod streams;
+pub(crate) mod dial;
+pub(crate) mod link;
+pub(crate) mod metrics;
+pub(crate) mod policy;
+pub(crate) mod registry;
+pub(crate) mod replay;
+pub(crate) mod session;
+pub(crate) mod stream;
+pub(crate) mod streams;
 
 #[cfg(test)]
-pub mod testing;
+pub(crate) mod testing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,23 +29,23 @@ use streams::Streams;
 
 /// What the ingest port needs to know.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// The name of the label that the cluster is stamped into.
-    pub cluster_label: String,
+    pub(crate) cluster_label: String,
     /// What each cluster may send.
-    pub policies: Policies,
+    pub(crate) policies: Policies,
     /// Most connections of agents. At the bound, new ones are refused and counted.
-    pub max_connections: usize,
+    pub(crate) max_connections: usize,
     /// Most connections of agents from one address: many may share one behind NAT.
-    pub max_connections_per_address: usize,
+    pub(crate) max_connections_per_address: usize,
     /// Most handshakes at a time. At the bound, the oldest unfinished one is dropped and counted, so that silent
     /// peers cannot keep an agent out.
-    pub max_handshakes: usize,
+    pub(crate) max_handshakes: usize,
 }
 
 impl Config {
     /// The given label and policies, and default bounds.
-    pub fn new(cluster_label: String, policies: Policies) -> Self {
+    pub(crate) fn new(cluster_label: String, policies: Policies) -> Self {
         Self {
             cluster_label,
             policies,
@@ -57,13 +57,13 @@ impl Config {
 }
 
 /// The ingest port.
-pub struct Ingest {
+pub(crate) struct Ingest {
     shared: Arc<Shared>,
     tls: Arc<ServerTls>,
 }
 
 /// What all sessions share.
-pub struct Shared {
+pub(crate) struct Shared {
     config: Config,
     store: Store,
     policies: Arc<ArcSwap<Policies>>,
@@ -75,7 +75,7 @@ pub struct Shared {
 
 impl Ingest {
     /// An ingest port over `store`. `readers` are the streams that [`replay::Replayer`] found in the journal.
-    pub fn new(
+    pub(crate) fn new(
         config: Config,
         store: Store,
         tls: Arc<ServerTls>,
@@ -86,12 +86,12 @@ impl Ingest {
     }
 
     /// Who sends, for the API.
-    pub fn registry(&self) -> Registry {
+    pub(crate) fn registry(&self) -> Registry {
         self.shared.registry.clone()
     }
 
     /// The policies in force; what is stored here applies from the next frame on.
-    pub fn policies(&self) -> Arc<ArcSwap<Policies>> {
+    pub(crate) fn policies(&self) -> Arc<ArcSwap<Policies>> {
         self.shared.policies.clone()
     }
 }

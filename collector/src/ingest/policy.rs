@@ -9,7 +9,7 @@ use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
 
 /// The key of the policy for clusters without one of their own.
-pub const DEFAULT_POLICY: &str = "*";
+pub(crate) const DEFAULT_POLICY: &str = "*";
 
 /// What a label is called after the collector has taken its name.
 const EXPORTED: &str = "exported_";
@@ -20,16 +20,16 @@ const BURST_SECONDS: f64 = 10.0;
 /// What one cluster may send.
 #[expect(clippy::struct_field_names, reason = "the names of the configuration's keys")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Most series. At the bound, new series are refused and counted; existing ones go on.
-    pub max_series: usize,
+    pub(crate) max_series: usize,
     /// Most labels of a series, the cluster label included. A series with more is refused and counted.
-    pub max_labels: usize,
+    pub(crate) max_labels: usize,
     /// Longest label value in bytes. A series with a longer one is refused and counted.
-    pub max_label_bytes: usize,
+    pub(crate) max_label_bytes: usize,
     /// Most samples in a second, averaged over ten. Above it the stream is read more slowly: nothing is lost,
     /// the agent's spool holds the rest.
-    pub max_samples_per_second: u64,
+    pub(crate) max_samples_per_second: u64,
 }
 
 impl Default for Policy {
@@ -45,7 +45,7 @@ impl Default for Policy {
 
 /// Why a series is not taken. The code is kept in the journal, so that a replay decides alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The cluster has as many series as it may have.
     SeriesLimit,
     /// Too many labels.
@@ -56,7 +56,7 @@ pub enum Reason {
 
 impl Reason {
     /// The reason as it stands in metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::SeriesLimit => "max_series",
             Self::LabelLimit => "max_labels",
@@ -65,7 +65,7 @@ impl Reason {
     }
 
     /// The byte that stands for it in the journal.
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::SeriesLimit => 1,
             Self::LabelLimit => 2,
@@ -74,7 +74,7 @@ impl Reason {
     }
 
     /// The reason that a byte stands for.
-    pub fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         [Self::SeriesLimit, Self::LabelLimit, Self::LabelBytes]
             .into_iter()
             .find(|reason| reason.code() == code)
@@ -89,16 +89,16 @@ impl fmt::Display for Reason {
 
 /// The policies by cluster.
 #[derive(Debug, Clone, Default)]
-pub struct Policies(BTreeMap<String, Policy>);
+pub(crate) struct Policies(BTreeMap<String, Policy>);
 
 impl Policies {
     /// From the configuration's `clusters:`; `*` is the default.
-    pub fn new(policies: impl IntoIterator<Item = (String, Policy)>) -> Self {
+    pub(crate) fn new(policies: impl IntoIterator<Item = (String, Policy)>) -> Self {
         Self(policies.into_iter().collect())
     }
 
     /// What this cluster may send.
-    pub fn of(&self, cluster: &ClusterName) -> Policy {
+    pub(crate) fn of(&self, cluster: &ClusterName) -> Policy {
         self.0
             .get(cluster.as_str())
             .or_else(|| self.0.get(DEFAULT_POLICY))
@@ -109,7 +109,7 @@ impl Policies {
 
 impl Policy {
     /// Whether a series with its cluster label is within the bounds of its shape.
-    pub fn check_shape(&self, stamped: &Labels) -> Result<(), Reason> {
+    pub(crate) fn check_shape(&self, stamped: &Labels) -> Result<(), Reason> {
         if stamped.len() > self.max_labels {
             return Err(Reason::LabelLimit);
         }
@@ -122,7 +122,7 @@ impl Policy {
 
 /// The series with its cluster in `label`. A label that has this name already keeps its value as `exported_…`,
 /// with as many prefixes as it takes to find a free name (Prometheus does the same).
-pub fn stamp(labels: &Labels, label: &str, cluster: &ClusterName) -> Labels {
+pub(crate) fn stamp(labels: &Labels, label: &str, cluster: &ClusterName) -> Labels {
     let Some(sent) = labels.get(label) else {
         return labels.with(label, cluster.as_str());
     };
@@ -135,7 +135,7 @@ pub fn stamp(labels: &Labels, label: &str, cluster: &ClusterName) -> Labels {
 
 /// How fast each cluster sends: a bucket that fills with its rate.
 #[derive(Debug, Default)]
-pub struct Rates(Mutex<HashMap<ClusterName, Bucket>>);
+pub(crate) struct Rates(Mutex<HashMap<ClusterName, Bucket>>);
 
 #[derive(Debug)]
 struct Bucket {
@@ -146,7 +146,7 @@ struct Bucket {
 
 impl Rates {
     /// Takes `samples` from the cluster's bucket; the time to wait before they are read.
-    pub fn take(
+    pub(crate) fn take(
         &self,
         cluster: &ClusterName,
         per_second: u64,

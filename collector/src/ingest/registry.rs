@@ -18,54 +18,54 @@ const SHORTEST_WINDOW: Duration = Duration::from_secs(15);
 
 /// The agents that are known, connected or not. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Registry(Arc<Mutex<HashMap<StreamKey, Entry>>>);
+pub(crate) struct Registry(Arc<Mutex<HashMap<StreamKey, Entry>>>);
 
 /// One agent as it is now.
 #[derive(Debug, Clone)]
-pub struct AgentStatus {
+pub(crate) struct AgentStatus {
     /// Its cluster, from its certificate.
-    pub cluster: ClusterName,
+    pub(crate) cluster: ClusterName,
     /// Its instance, from its certificate.
-    pub instance: String,
+    pub(crate) instance: String,
     /// Its connection, if there is one.
-    pub connection: Option<Connection>,
+    pub(crate) connection: Option<Connection>,
     /// Its address, now or the last time.
-    pub address: Option<SocketAddr>,
+    pub(crate) address: Option<SocketAddr>,
     /// Its version, now or the last time.
-    pub version: String,
+    pub(crate) version: String,
     /// Why it is not connected, if that is known.
-    pub ended: Option<String>,
+    pub(crate) ended: Option<String>,
     /// When the last frame arrived.
-    pub last_frame: Option<Timestamp>,
+    pub(crate) last_frame: Option<Timestamp>,
     /// The time of its newest sample.
-    pub last_sample: Option<Timestamp>,
+    pub(crate) last_sample: Option<Timestamp>,
     /// Up to when it vouches that nothing is missing, except what the gap ledger lists.
-    pub complete_until: Option<Timestamp>,
+    pub(crate) complete_until: Option<Timestamp>,
     /// The last frame on our disk.
-    pub durable_seq: u64,
+    pub(crate) durable_seq: u64,
     /// Samples stored since the collector's start.
-    pub stored: u64,
+    pub(crate) stored: u64,
     /// Samples stored per second over the last minute.
-    pub samples_per_second: f64,
+    pub(crate) samples_per_second: f64,
     /// Frames and bytes that wait in its spool.
-    pub spooled: (u64, u64),
+    pub(crate) spooled: (u64, u64),
     /// How far its clock is from ours, in milliseconds; positive when it is ahead.
-    pub clock_skew_ms: i64,
+    pub(crate) clock_skew_ms: i64,
     /// Samples not stored since the collector's start, by reason.
-    pub rejected: BTreeMap<&'static str, u64>,
+    pub(crate) rejected: BTreeMap<&'static str, u64>,
 }
 
 /// What is known of a connection.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// Since when.
-    pub since: Timestamp,
+    pub(crate) since: Timestamp,
     /// Until when its certificate is valid; the connection ends then.
-    pub not_after: SystemTime,
+    pub(crate) not_after: SystemTime,
     /// The certificate's serial number.
-    pub serial: String,
+    pub(crate) serial: String,
     /// The authority that signed it.
-    pub issuer: String,
+    pub(crate) issuer: String,
 }
 
 #[derive(Debug, Default)]
@@ -88,20 +88,20 @@ struct Entry {
 
 /// A frame that is durable now.
 #[derive(Debug, Clone, Copy)]
-pub struct Durable {
+pub(crate) struct Durable {
     /// Its number.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Its newest sample.
-    pub newest: Option<Timestamp>,
+    pub(crate) newest: Option<Timestamp>,
     /// What its agent vouches for.
-    pub complete_until: Timestamp,
+    pub(crate) complete_until: Timestamp,
     /// When it arrived.
-    pub received_at: Timestamp,
+    pub(crate) received_at: Timestamp,
 }
 
 impl Registry {
     /// Every known agent, by cluster and instance.
-    pub fn snapshot(&self, now: Instant) -> Vec<AgentStatus> {
+    pub(crate) fn snapshot(&self, now: Instant) -> Vec<AgentStatus> {
         let mut agents: Vec<AgentStatus> =
             self.lock().iter().map(|(key, entry)| entry.status(key, now)).collect();
         agents.sort_by(|a, b| (&a.cluster, &a.instance).cmp(&(&b.cluster, &b.instance)));

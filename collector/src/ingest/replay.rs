@@ -33,24 +33,24 @@ const FINAL_LABELS: u8 = 2;
 
 /// A frame as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope<'a> {
+pub(crate) struct Envelope<'a> {
     /// Whose frame it is.
-    pub stream: StreamKey,
+    pub(crate) stream: StreamKey,
     /// When it was received.
-    pub received_at: Timestamp,
+    pub(crate) received_at: Timestamp,
     /// Its samples are stored already; it is here for the frames that build on it.
-    pub state_only: bool,
+    pub(crate) state_only: bool,
     /// The name of the label that the cluster is stamped into; nothing where the labels are final.
-    pub cluster_label: Option<&'a str>,
+    pub(crate) cluster_label: Option<&'a str>,
     /// Series of this frame that were refused, by their number in the segment.
-    pub refused: Vec<(u32, Reason)>,
+    pub(crate) refused: Vec<(u32, Reason)>,
     /// The frame.
-    pub frame: &'a [u8],
+    pub(crate) frame: &'a [u8],
 }
 
 impl<'a> Envelope<'a> {
     /// The bytes of a journal record.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let label = self.cluster_label.unwrap_or("");
         let mut out = Vec::with_capacity(self.frame.len() + 128);
         let flag = |on: bool, flag: u8| if on { flag } else { 0 };
@@ -73,7 +73,7 @@ impl<'a> Envelope<'a> {
     }
 
     /// Reads a journal record.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, EnvelopeError> {
         let mut rest = bytes;
         let [version, flags] = take(&mut rest)?;
         if version != VERSION {
@@ -108,7 +108,7 @@ impl<'a> Envelope<'a> {
 
 /// Why bytes are not an envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum EnvelopeError {
+pub(crate) enum EnvelopeError {
     /// A format that this version does not know.
     #[error("the journal's record has format version {0}; this version reads 1")]
     Version(u8),
@@ -144,18 +144,18 @@ fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, EnvelopeError> {
 /// Reads the store's journal at start: gives the store its samples back, and keeps each stream's decoder, so that
 /// agents go on where they were.
 #[derive(Debug, Default)]
-pub struct Replayer {
+pub(crate) struct Replayer {
     readers: HashMap<StreamKey, StreamReader>,
 }
 
 impl Replayer {
     /// The streams' readers after the last record.
-    pub fn into_readers(self) -> HashMap<StreamKey, StreamReader> {
+    pub(crate) fn into_readers(self) -> HashMap<StreamKey, StreamReader> {
         self.readers
     }
 
     /// Reads one record.
-    pub fn batch(&mut self, payload: &[u8], resolve: Resolve<'_>) -> Result<Batch, String> {
+    pub(crate) fn batch(&mut self, payload: &[u8], resolve: Resolve<'_>) -> Result<Batch, String> {
         let envelope = Envelope::decode(payload).map_err(|error| error.to_string())?;
         let cluster = &envelope.stream.cluster;
         let refused: HashMap<u32, Reason> = envelope.refused.iter().copied().collect();
@@ -177,7 +177,7 @@ impl Replayer {
 }
 
 /// Finds or makes a series.
-pub type Resolve<'a> = &'a mut dyn FnMut(&ClusterName, &Labels) -> SeriesId;
+pub(crate) type Resolve<'a> = &'a mut dyn FnMut(&ClusterName, &Labels) -> SeriesId;
 
 impl Replay for Replayer {
     fn replay(&mut self, store: &Resolver, payload: &[u8]) -> Result<Batch, ReplayError> {

@@ -1,5 +1,8 @@
 //! The collector's half of a session: hello, welcome, frames in, acknowledgements out.
 
+mod arrival;
+mod end;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,21 +11,22 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::{info, warn};
 use tributary_certs::identity::Identity;
 use tributary_certs::tls::Peer;
 use tributary_model::sample::Timestamp;
 use tributary_proto::convert::{Hello, MessageError, ToAgent, ToCollector};
-use tributary_proto::frame::{self, FrameError, Header};
+use tributary_proto::frame::{self, Header};
 use tributary_proto::{limits, v1};
-use tributary_store::{Accepted, Reason, StreamKey};
+use tributary_store::StreamKey;
 
 use super::Shared;
 use super::metrics::{because, of};
-use super::registry::Durable;
-use super::stream::{Admitted, StreamReader, Terms};
-use super::streams::Held;
+use super::stream::StreamReader;
+use super::streams::Claim;
+use arrival::{Arrival, Progress};
+use end::End;
 
 /// How long an agent has for its hello, and a replaced connection for its end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,106 +40,10 @@ const SETTLE: Duration = Duration::from_secs(15);
 const CLOCK_SKEW: Duration = Duration::from_secs(120);
 
 /// What a session writes to; an error is the stream's last word.
-pub type Outbound = mpsc::Sender<Result<v1::ToAgent, Status>>;
-
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-pub enum End {
-    /// The agent closed the stream.
-    #[error("the agent closed the stream")]
-    Closed,
-    /// The connection broke.
-    #[error("the connection broke: {0}")]
-    Broken(String),
-    /// The collector stops.
-    #[error("the collector is stopping")]
-    Stopping,
-    /// The same agent has connected again.
-    #[error("the same agent has connected again")]
-    Replaced,
-    /// The peer's certificate has come to its end.
-    #[error("the certificate has expired")]
-    Expired,
-    /// Nothing was heard.
-    #[error("nothing was heard for {SILENCE:?}")]
-    Silent,
-    /// The certificate is not an agent's, or the agent says it is somebody else.
-    #[error("{0}")]
-    Identity(String),
-    /// The identity is in use.
-    #[error(transparent)]
-    Held(#[from] Held),
-    /// A message is not what it must be.
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    /// A frame cannot be read.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// A message is longer than any may be.
-    #[error("a message is longer than {} bytes", limits::MAX_MESSAGE_BYTES)]
-    Oversized,
-    /// A frame is not the one that is due.
-    #[error("{0}")]
-    Sequence(String),
-    /// The store does not take the frame.
-    #[error("the store failed: {0}")]
-    Store(String),
-    /// Something that must not happen.
-    #[error("internal error: {0}")]
-    Internal(&'static str),
-}
-
-impl End {
-    /// The reason as it stands in metrics.
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Broken(_) => "broken",
-            Self::Stopping => "stopping",
-            Self::Replaced => "replaced",
-            Self::Expired => "expired",
-            Self::Silent => "silent",
-            Self::Identity(_) => "identity",
-            Self::Held(_) => "held",
-            Self::Message(_) => "message",
-            Self::Frame(_) => "frame",
-            Self::Oversized => "oversized",
-            Self::Sequence(_) => "sequence",
-            Self::Store(_) => "store",
-            Self::Internal(_) => "internal",
-        }
-    }
-
-    fn is_violation(&self) -> bool {
-        matches!(
-            self,
-            Self::Identity(_)
-                | Self::Message(_)
-                | Self::Frame(_)
-                | Self::Oversized
-                | Self::Sequence(_)
-        )
-    }
-
-    /// The status the agent sees; nothing where the stream ends well or nobody listens.
-    fn status(&self) -> Option<Status> {
-        let code = match self {
-            Self::Closed | Self::Broken(_) | Self::Stopping | Self::Replaced => return None,
-            Self::Expired => Code::Unauthenticated,
-            Self::Silent => Code::DeadlineExceeded,
-            Self::Identity(_) => Code::PermissionDenied,
-            Self::Held(_) => Code::AlreadyExists,
-            Self::Message(_) | Self::Frame(_) | Self::Oversized => Code::InvalidArgument,
-            Self::Sequence(_) => Code::FailedPrecondition,
-            Self::Store(_) => Code::Unavailable,
-            Self::Internal(_) => Code::Internal,
-        };
-        Some(Status::new(code, self.to_string()))
-    }
-}
+pub(crate) type Outbound = mpsc::Sender<Result<v1::ToAgent, Status>>;
 
 /// Runs one session to its end. Every exit is logged and counted once.
-pub async fn run(
+pub(crate) async fn run(
     shared: Arc<Shared>,
     peer: Peer,
     inbound: impl Stream<Item = Result<v1::ToCollector, Status>> + Unpin,
@@ -146,7 +54,7 @@ pub async fn run(
         Ok(key) => key,
         Err(end) => return refuse(&peer, &end, &outbound).await,
     };
-    let end = match begin(&shared, &peer, &key, inbound, &outbound, &stop).await {
+    let end = match begin(&shared, (&peer, &key), inbound, &outbound, &stop).await {
         Ok(mut session) => {
             shared.metrics.streams.get_or_create(&of(&key.cluster)).inc();
             let end = session.run(&stop).await;
@@ -193,8 +101,7 @@ fn stream_key(peer: &Peer) -> Result<StreamKey, End> {
 /// Reads the hello, takes the stream over, and welcomes the agent.
 async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
     shared: &Arc<Shared>,
-    peer: &Peer,
-    key: &StreamKey,
+    (peer, key): (&Peer, &StreamKey),
     mut inbound: S,
     outbound: &Outbound,
     stop: &CancellationToken,
@@ -212,11 +119,10 @@ async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
     let durable = shared.store.stream(key).filter(|state| state.epoch == hello.epoch);
     let resume_after = durable.map_or(0, |state| state.last_seq);
     if hello.next_seq <= resume_after {
-        return Err(End::Sequence(format!(
-            "the spool's next frame is {}, but frame {resume_after} of this spool is stored already: \
-             the spool was rolled back; start the agent with an empty spool folder",
-            hello.next_seq
-        )));
+        warn!(
+            cluster = %key.cluster, instance = %key.instance, stored = resume_after, next = hello.next_seq,
+            "the agent's spool is an old copy: frames that it has not made yet are stored already"
+        );
     }
     let has_state = resume_after > 0
         && reader.is_after(hello.epoch, resume_after)
@@ -268,7 +174,7 @@ fn check_hello(
     first: Option<Result<v1::ToCollector, Status>>,
     key: &StreamKey,
 ) -> Result<Hello, End> {
-    let message = first.ok_or(End::Closed)?.map_err(|status| broken(&status))?;
+    let message = first.ok_or(End::Closed)?.map_err(|status| End::broken(&status))?;
     let hello = match message.kind {
         Some(ToCollector::Hello(hello)) => Hello::try_from(hello)?,
         other => {
@@ -289,17 +195,6 @@ fn check_hello(
     Ok(hello)
 }
 
-/// How far the frames of this connection have come.
-#[derive(Debug, Clone, Default)]
-struct Progress {
-    /// Frames that the store has answered for.
-    answered: u64,
-    /// The last frame on disk.
-    durable_seq: u64,
-    /// What the store said when it failed. Nothing is acknowledged after that.
-    failed: Option<String>,
-}
-
 struct Session<S> {
     shared: Arc<Shared>,
     key: StreamKey,
@@ -313,7 +208,7 @@ struct Session<S> {
     /// Away only while a frame is being read on another thread.
     reader: Option<OwnedMutexGuard<StreamReader>>,
     replaced: CancellationToken,
-    _claim: super::streams::Claim,
+    _claim: Claim,
     expires: Instant,
     /// Frames handed to the store.
     handed: u64,
@@ -396,7 +291,7 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
 
     async fn hear(&mut self, message: Option<Result<v1::ToCollector, Status>>) -> Result<(), End> {
         self.heard = Instant::now();
-        let message = message.ok_or(End::Closed)?.map_err(|status| broken(&status))?;
+        let message = message.ok_or(End::Closed)?.map_err(|status| End::broken(&status))?;
         match message.kind {
             Some(ToCollector::Frame(frame)) => self.weigh(frame.data).await,
             Some(ToCollector::Heartbeat(beat)) => {
@@ -538,97 +433,11 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
     }
 }
 
-/// A frame on its way to the store.
-struct Arrival {
-    shared: Arc<Shared>,
-    key: StreamKey,
-    header: Header,
-    received_at: Timestamp,
-    for_state: bool,
-    progress: watch::Sender<Progress>,
-}
-
-impl Arrival {
-    fn hand_over(self, data: &[u8], reader: &mut StreamReader) -> Result<(), FrameError> {
-        let shared = &self.shared;
-        let terms = Terms {
-            store: &shared.store,
-            cluster_label: &shared.config.cluster_label,
-            policy: shared.policies.load().of(&self.key.cluster),
-        };
-        let admitted = reader.accept(data, &terms, self.received_at, self.for_state)?;
-        self.count(&admitted);
-        let store = shared.store.clone();
-        let done = Box::new(move |result| self.answered(result));
-        store.append(admitted.payload, admitted.batch, done);
-        Ok(())
-    }
-
-    fn count(&self, admitted: &Admitted) {
-        let metrics = &self.shared.metrics;
-        let cluster = &self.key.cluster;
-        for (reason, count) in &admitted.dropped {
-            let label = because(cluster, reason.as_str());
-            metrics.samples_rejected.get_or_create(&label).inc_by(u64::from(*count));
-        }
-        for (reason, count) in &admitted.refused {
-            let label = because(cluster, reason.as_str());
-            metrics.series_refused.get_or_create(&label).inc_by(*count);
-        }
-        if self.for_state {
-            metrics.frames_for_state.get_or_create(&of(cluster)).inc();
-        }
-        self.shared.registry.dropped(&self.key, &admitted.dropped);
-    }
-
-    /// The store's answer; on its writer's thread.
-    fn answered(self, result: Result<Accepted, tributary_store::Error>) {
-        if let Ok(accepted) = &result {
-            let durable = Durable {
-                seq: self.header.seq,
-                newest: (self.header.samples > 0 && !self.for_state).then_some(self.header.max_at),
-                complete_until: self.header.complete_until,
-                received_at: self.received_at,
-            };
-            note_durable(&self.shared, &self.key, durable, accepted);
-        }
-        self.progress.send_modify(|progress| {
-            progress.answered += 1;
-            match result {
-                Ok(_) if progress.failed.is_none() => {
-                    progress.durable_seq = progress.durable_seq.max(self.header.seq);
-                }
-                Ok(_) => {}
-                Err(error) => progress.failed = Some(error.to_string()),
-            }
-        });
-    }
-}
-
-fn note_durable(shared: &Shared, key: &StreamKey, frame: Durable, accepted: &Accepted) {
-    let (metrics, cluster) = (&shared.metrics, &key.cluster);
-    metrics.frames.get_or_create(&of(cluster)).inc();
-    metrics.samples.get_or_create(&of(cluster)).inc_by(u64::from(accepted.stored));
-    for reason in Reason::ALL.into_iter().filter(|reason| accepted.of(*reason) > 0) {
-        let label = because(cluster, reason.as_str());
-        metrics.samples_rejected.get_or_create(&label).inc_by(u64::from(accepted.of(reason)));
-    }
-    shared.registry.durable(key, frame, accepted, std::time::Instant::now());
-}
-
 /// The moment of the monotonic clock at which the wall clock will show `at`.
 fn deadline(at: SystemTime) -> Instant {
     let left = at.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
     let now = Instant::now();
     now.checked_add(left).unwrap_or(now)
-}
-
-/// A message over its size shows as a status of the stream, and is the agent's fault; the rest is the network's.
-fn broken(status: &Status) -> End {
-    match status.code() {
-        Code::OutOfRange | Code::ResourceExhausted => End::Oversized,
-        _ => End::Broken(status.message().escape_debug().to_string()),
-    }
 }
 
 fn name(message: Option<&ToCollector>) -> &'static str {

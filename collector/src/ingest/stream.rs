@@ -14,7 +14,7 @@ use super::replay::Envelope;
 
 /// Reads a stream's frames in order.
 #[derive(Debug)]
-pub struct StreamReader {
+pub(crate) struct StreamReader {
     key: StreamKey,
     decoder: Decoder,
     /// What each series number of the current segment stands for.
@@ -24,43 +24,43 @@ pub struct StreamReader {
 }
 
 /// What is decided for frames that arrive now.
-pub struct Terms<'a> {
+pub(crate) struct Terms<'a> {
     /// Where series are looked up.
-    pub store: &'a Store,
+    pub(crate) store: &'a Store,
     /// The name of the label that the cluster is stamped into.
-    pub cluster_label: &'a str,
+    pub(crate) cluster_label: &'a str,
     /// What the cluster may send.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
 }
 
 /// A frame that was read, its series resolved.
 #[derive(Debug)]
-pub struct Read {
+pub(crate) struct Read {
     /// What the frame says of itself.
-    pub header: Header,
+    pub(crate) header: Header,
     /// Its samples, without those of refused series.
-    pub samples: Vec<(SeriesId, Sample)>,
+    pub(crate) samples: Vec<(SeriesId, Sample)>,
     /// Samples of refused series, by reason.
-    pub dropped: Vec<(Reason, u32)>,
+    pub(crate) dropped: Vec<(Reason, u32)>,
     /// Series that were new in this frame and refused, by number.
-    pub refused: Vec<(u32, Reason)>,
+    pub(crate) refused: Vec<(u32, Reason)>,
     metadata: Vec<Metadata>,
     gaps: Vec<Gap>,
 }
 
 impl StreamReader {
     /// A reader that waits for the start of a segment.
-    pub fn new(key: StreamKey) -> Self {
+    pub(crate) fn new(key: StreamKey) -> Self {
         Self { key, decoder: Decoder::new(Limits::default()), series: Vec::new(), last: None }
     }
 
     /// Whether the frame after `seq` of `epoch` can be read.
-    pub fn is_after(&self, epoch: u64, seq: u64) -> bool {
+    pub(crate) fn is_after(&self, epoch: u64, seq: u64) -> bool {
         self.last == Some((epoch, seq))
     }
 
     /// Reads a frame that has arrived: the journal's record and the batch for the store.
-    pub fn accept(
+    pub(crate) fn accept(
         &mut self,
         frame: &[u8],
         terms: &Terms<'_>,
@@ -98,7 +98,7 @@ impl StreamReader {
     }
 
     /// Reads a frame; `resolve` says what each new series stands for.
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         frame: &[u8],
         mut resolve: impl FnMut(u32, &Labels) -> Result<SeriesId, Reason>,
@@ -146,20 +146,25 @@ fn by_reason(refused: &[(u32, Reason)]) -> Vec<(Reason, u64)> {
 
 /// A frame that is ready for the store.
 #[derive(Debug)]
-pub struct Admitted {
+pub(crate) struct Admitted {
     /// The journal's record.
-    pub payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
     /// What it means.
-    pub batch: Batch,
+    pub(crate) batch: Batch,
     /// Samples of refused series, by reason.
-    pub dropped: Vec<(Reason, u32)>,
+    pub(crate) dropped: Vec<(Reason, u32)>,
     /// Series that were refused, by reason.
-    pub refused: Vec<(Reason, u64)>,
+    pub(crate) refused: Vec<(Reason, u64)>,
 }
 
 impl Read {
     /// The store's view of the frame. One that is only for the decoder's state carries no content.
-    pub fn into_batch(self, stream: StreamKey, received_at: Timestamp, state_only: bool) -> Batch {
+    pub(crate) fn into_batch(
+        self,
+        stream: StreamKey,
+        received_at: Timestamp,
+        state_only: bool,
+    ) -> Batch {
         let content = !state_only;
         let gaps = self.gaps.iter().filter(|_| content).map(|gap| GapEntry {
             from: gap.from,

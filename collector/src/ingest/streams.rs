@@ -18,7 +18,7 @@ const KEEP_IDLE: Duration = Duration::from_secs(3600);
 
 /// All streams, by identity.
 #[derive(Debug, Default)]
-pub struct Streams(Mutex<Inner>);
+pub(crate) struct Streams(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -43,27 +43,27 @@ struct Holder {
 
 /// The right to be the identity's stream; given back when dropped.
 #[derive(Debug)]
-pub struct Claim {
+pub(crate) struct Claim {
     streams: Arc<Streams>,
     key: StreamKey,
     number: u64,
     /// Cancelled when another connection with the same key takes over.
-    pub replaced: CancellationToken,
+    pub(crate) replaced: CancellationToken,
     /// The stream's reader. It is free once the connection before has ended.
-    pub reader: Arc<AsyncMutex<StreamReader>>,
+    pub(crate) reader: Arc<AsyncMutex<StreamReader>>,
 }
 
 /// Another connection with another key holds the stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this identity is already connected from {address} with another private key")]
-pub struct Held {
+pub(crate) struct Held {
     /// Where the other one is.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Streams {
     /// Streams whose readers were rebuilt from the journal.
-    pub fn new(readers: HashMap<StreamKey, StreamReader>, now: Instant) -> Self {
+    pub(crate) fn new(readers: HashMap<StreamKey, StreamReader>, now: Instant) -> Self {
         let slots = readers.into_iter().map(|(key, reader)| {
             let reader = Arc::new(AsyncMutex::new(reader));
             (key, Slot { reader, holder: None, idle_since: now })
@@ -73,7 +73,7 @@ impl Streams {
 
     /// Takes the stream for this peer. One with the same private key is asked to end; one with another key stays,
     /// and the newcomer is refused.
-    pub fn claim(
+    pub(crate) fn claim(
         self: &Arc<Self>,
         key: &StreamKey,
         peer: &Peer,

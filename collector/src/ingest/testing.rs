@@ -5,25 +5,25 @@ use tributary_store::{Options, Store};
 use super::replay::Replayer;
 
 /// A store, and what is in it.
-pub struct Folder {
+pub(crate) struct Folder {
     store: Store,
     _dir: tempfile::TempDir,
 }
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::TempDir::new().unwrap();
         let options = Options { path: dir.path().to_owned(), ..Options::default() };
         let (store, _) = Store::open(options, &mut Replayer::default()).unwrap();
         Self { store, _dir: dir }
     }
 
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
     /// The text of every series.
-    pub fn series(&self) -> Vec<String> {
+    pub(crate) fn series(&self) -> Vec<String> {
         use tributary_model::sample::Timestamp;
         let all = self.store.series(&[], Timestamp::MIN, Timestamp::MAX);
         let mut texts: Vec<String> = all.iter().map(ToString::to_string).collect();

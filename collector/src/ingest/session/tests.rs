@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tributary_model::label::Labels;
 use tributary_model::sample::Sample;
 use tributary_proto::frame::{Content, Encoder};
@@ -306,7 +307,7 @@ async fn each_breach_of_the_protocol_has_its_own_words() {
 }
 
 #[tokio::test]
-async fn a_spool_that_was_rolled_back_is_refused() {
+async fn an_old_copy_of_a_spool_hears_how_far_the_stream_is() {
     let store = testing::Folder::new();
     let shared = shared(store.store(), Policy::default());
     let mut agent = Agent::connect(&shared, peer());
@@ -316,11 +317,14 @@ async fn a_spool_that_was_rolled_back_is_refused() {
     }
     agent.acknowledged(3).await;
     agent.close().await;
-    let agent = Agent::connect(&shared, peer());
+    let mut agent = Agent::connect(&shared, peer());
     agent.send(ToCollector::Hello(v1::Hello { next_seq: 3, ..hello(7) })).await;
-    let (code, message) = agent.refused().await;
-    assert_eq!(code, Code::FailedPrecondition);
-    assert!(message.contains("rolled back"), "{message}");
+    let ToAgent::Welcome(welcome) = agent.next().await else { panic!("no welcome") };
+    assert_eq!(welcome.resume_after_seq, 3);
+    // It goes on behind that, in a segment of its own.
+    agent.frame(&frames(7, 2, 4..=4)[0]).await;
+    agent.acknowledged(4).await;
+    agent.close().await;
 }
 
 #[tokio::test]
