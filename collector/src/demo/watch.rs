@@ -58,7 +58,7 @@ impl Watch {
         let list = self.json("/api/v1/tributary/clusters").await;
         let list = list.as_ref().and_then(|data| data.as_array());
         let entries = list.into_iter().flatten().filter_map(|entry| {
-            let name = entry.get("name")?.as_str()?.to_owned();
+            let name = entry.get("cluster")?.as_str()?.to_owned();
             Some((name, cluster(entry, now)))
         });
         entries.collect()
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn reads_a_cluster() {
         let entry = serde_json::json!({
-            "name": "eu-1", "series": 7, "samples": 9, "samples_per_second": 1.5,
+            "cluster": "eu-1", "series": 7, "samples": 9, "samples_per_second": 1.5,
             "last_sample": "1970-01-01T00:00:01Z",
             "agents": [{"connected": false, "spool_bytes": 3}, {"connected": true, "spool_bytes": 4}],
         });
