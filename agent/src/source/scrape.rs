@@ -1,11 +1,10 @@
 //! Scrapes static targets as Prometheus does: the same labels, timestamps, staleness markers and `up`.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::Uri;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tributary_model::exposition::Format;
@@ -251,7 +250,7 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// The schedule of what `identity` identifies.
-    pub(super) fn new(interval: Duration, identity: impl std::hash::Hash) -> Self {
+    pub(super) fn new(interval: Duration, identity: impl Hash) -> Self {
         let mut hasher = DefaultHasher::new();
         identity.hash(&mut hasher);
         let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -269,7 +268,8 @@ impl Schedule {
 
     fn due(&mut self, now: Duration) -> Duration {
         // A timer that fired early must not make the same moment due again; a clock that was set back may.
-        let early = self.last > now && self.last - now <= self.interval;
+        let ahead = self.last.saturating_sub(now);
+        let early = !ahead.is_zero() && ahead <= self.interval;
         self.last = next(if early { self.last } else { now }, self.interval, self.offset);
         self.last
     }

@@ -3,13 +3,17 @@
 //! Nothing is copied until [`Row::labels`] is asked for, so a scraper that has seen a series before needs only its
 //! text. Accepts and refuses what Prometheus does; faults never quote a label's value, for they end up in logs.
 
+mod row;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::label::{Labels, METRIC_NAME, is_legacy_label_name, is_legacy_metric_name};
+use crate::label::{Labels, is_legacy_metric_name};
 use crate::number::parse_float;
 use crate::sample::Timestamp;
 use crate::series::{Metadata, MetricType};
+
+use row::{split_quoted, unescape};
 
 /// Longest line, in bytes; a longer one is a fault.
 pub const MAX_LINE_BYTES: usize = 256 << 10;
@@ -59,6 +63,8 @@ pub struct Row<'a> {
     pub at: Option<Timestamp>,
     /// The line, from 1.
     pub line: usize,
+    /// The type that was declared last; says which labels hold numbers.
+    kind: MetricType,
 }
 
 /// Why a text cannot be read.
@@ -77,6 +83,7 @@ pub struct Parser<'a> {
     rest: &'a str,
     format: Format,
     line: usize,
+    kind: MetricType,
     state: State,
 }
 
@@ -91,7 +98,7 @@ enum State {
 impl<'a> Parser<'a> {
     /// A parser at the start of `text`.
     pub fn new(text: &'a str, format: Format) -> Self {
-        Self { rest: text, format, line: 0, state: State::Reading }
+        Self { rest: text, format, line: 0, kind: MetricType::Unknown, state: State::Reading }
     }
 
     fn step(&mut self) -> Result<Option<Entry<'a>>, &'static str> {
@@ -100,7 +107,7 @@ impl<'a> Parser<'a> {
             if self.state == State::Ended {
                 return Err("text after # EOF");
             }
-            let entry = match self.format {
+            let mut entry = match self.format {
                 Format::Text => text_line(line, self.line)?,
                 Format::OpenMetrics if line == "# EOF" => {
                     self.state = State::Ended;
@@ -108,9 +115,13 @@ impl<'a> Parser<'a> {
                 }
                 Format::OpenMetrics => openmetrics_line(line, self.line)?,
             };
-            if let Some(entry) = entry {
-                return Ok(Some(entry));
+            match &mut entry {
+                None => continue,
+                Some(Entry::Type(_, kind)) => self.kind = *kind,
+                Some(Entry::Row(row)) => row.kind = self.kind,
+                Some(_) => {}
             }
+            return Ok(entry);
         }
     }
 
@@ -253,7 +264,7 @@ fn row<'a>(
     }
     let (series, rest) = line.split_at(end);
     let (value, at) = tail(rest)?;
-    Ok(Row { series, value, at, line: number })
+    Ok(Row { series, value, at, line: number, kind: MetricType::Unknown })
 }
 
 /// Bytes of `{…}`: up to the brace that is not inside quotes.
@@ -330,112 +341,6 @@ fn number(text: &str) -> Result<f64, &'static str> {
 /// Both formats keep to floats without hexadecimal digits, binary exponents and underscores.
 fn plain_float(text: &str) -> Option<f64> {
     (!text.contains(['x', 'X', 'p', 'P', '_'])).then(|| parse_float(text)).flatten()
-}
-
-impl Row<'_> {
-    /// The series' labels, checked: a name, no label twice, nothing unfinished.
-    pub fn labels(&self) -> Result<Labels, ExpositionError> {
-        let fail = |what| ExpositionError { line: self.line, what };
-        let pairs = self.pairs().map_err(fail)?;
-        if !pairs.iter().any(|(name, value)| name == METRIC_NAME && !value.is_empty()) {
-            return Err(fail("the sample has no metric name"));
-        }
-        Labels::from_pairs(pairs)
-            .map_err(|_| fail("a label name is given twice, or the metric name is"))
-    }
-
-    fn pairs(&self) -> Result<Vec<Pair<'_>>, &'static str> {
-        let (name, labels) =
-            self.series.split_at(self.series.find('{').unwrap_or(self.series.len()));
-        let name = name.trim_end_matches(BLANK);
-        let mut pairs = Vec::new();
-        if !name.is_empty() {
-            if !is_legacy_metric_name(name) {
-                return Err("not a metric name");
-            }
-            pairs.push((METRIC_NAME.into(), name.into()));
-        }
-        let mut rest = labels.strip_prefix('{').map_or("", |text| text.trim_start_matches(BLANK));
-        while !rest.is_empty() && !rest.starts_with('}') {
-            if pairs.len() >= MAX_ROW_LABELS {
-                return Err("too many labels");
-            }
-            let (pair, after) = pair(rest)?;
-            pairs.push(pair);
-            let after = after.trim_start_matches(BLANK);
-            rest = match after.strip_prefix(',') {
-                Some(next) => next.trim_start_matches(BLANK),
-                None if after.starts_with('}') => after,
-                None => return Err("expected ',' or '}' after a label"),
-            };
-        }
-        Ok(pairs)
-    }
-}
-
-type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
-
-/// `name="value"`, `"name"="value"`, or `"metric name"`; and what follows.
-fn pair(text: &str) -> Result<(Pair<'_>, &str), &'static str> {
-    let (name, rest): (Cow<'_, str>, &str) = if text.starts_with('"') {
-        let (name, rest) = split_quoted(text)?;
-        (unescape(name, true), rest)
-    } else {
-        let end = text.find(['=', ' ', '\t', ',', '}']).unwrap_or(text.len());
-        let (name, rest) = text.split_at(end);
-        if !is_legacy_label_name(name) {
-            return Err("not a label name");
-        }
-        (name.into(), rest)
-    };
-    let rest = rest.trim_start_matches(BLANK);
-    let Some(value) = rest.strip_prefix('=') else {
-        return if text.starts_with('"') {
-            Ok(((METRIC_NAME.into(), name), rest))
-        } else {
-            Err("expected '=' after a label name")
-        };
-    };
-    if name.is_empty() {
-        return Err("a label has an empty name");
-    }
-    let (value, rest) = split_quoted(value.trim_start_matches(BLANK))?;
-    Ok(((name, unescape(value, true)), rest))
-}
-
-/// The inside of the quotes that `text` starts with, and what follows them.
-fn split_quoted(text: &str) -> Result<(&str, &str), &'static str> {
-    let body = text.strip_prefix('"').ok_or("expected a quoted text")?;
-    let mut escaped = false;
-    let end = body.bytes().position(|byte| {
-        let closes = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        closes
-    });
-    let end = end.ok_or("a quoted text does not end")?;
-    Ok((body.get(..end).unwrap_or(""), body.get(end + 1..).unwrap_or("")))
-}
-
-/// Resolves `\\`, `\n` and, inside quotes, `\"`; other backslashes stand for themselves.
-fn unescape(text: &str, quotes: bool) -> Cow<'_, str> {
-    if !text.contains('\\') {
-        return text.into();
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let escaped = match (c, chars.peek()) {
-            ('\\', Some('\\')) => Some('\\'),
-            ('\\', Some('n')) => Some('\n'),
-            ('\\', Some('"')) if quotes => Some('"'),
-            _ => None,
-        };
-        out.push(escaped.unwrap_or(c));
-        if escaped.is_some() {
-            chars.next();
-        }
-    }
-    out.into()
 }
 
 /// Types, helps and units as they come by, put together per metric, in order of first mention.
@@ -530,6 +435,28 @@ mod tests {
             ("a{b=\"ü\"} 1", "a{b=\"ü\"} 1"),
         ] {
             assert_eq!(rows(&format!("{line}\n"), Format::Text).unwrap(), [expected], "{line}");
+        }
+    }
+
+    #[test]
+    fn numbers_in_labels_are_normalized_by_type() {
+        for (kind, series, expected) in [
+            ("histogram", "a_bucket{le=\"1\"}", "a_bucket{le=\"1.0\"} 0"),
+            ("histogram", "a_bucket{le=\"+Inf\"}", "a_bucket{le=\"+Inf\"} 0"),
+            ("histogram", "a_bucket{le=\"0.250\"}", "a_bucket{le=\"0.25\"} 0"),
+            ("histogram", "a_bucket{le=\"1000000\"}", "a_bucket{le=\"1e+06\"} 0"),
+            ("histogram", "a_bucket{le=\"123456\"}", "a_bucket{le=\"123456.0\"} 0"),
+            ("histogram", "a_bucket{le=\"0.00001\"}", "a_bucket{le=\"1e-05\"} 0"),
+            (
+                "histogram",
+                "a_bucket{le=\"x\",quantile=\"1\"}",
+                "a_bucket{le=\"x\", quantile=\"1\"} 0",
+            ),
+            ("summary", "a{quantile=\"0\",le=\"1\"}", "a{le=\"1\", quantile=\"0.0\"} 0"),
+            ("gauge", "a{le=\"1\"}", "a{le=\"1\"} 0"),
+        ] {
+            let text = format!("# TYPE a {kind}\n{series} 0\n");
+            assert_eq!(rows(&text, Format::Text).unwrap(), [expected]);
         }
     }
 
