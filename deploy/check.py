@@ -92,10 +92,7 @@ def start(name, binary, config, root):
     if check.returncode != 0:
         sys.exit(f"deploy/check: {name}: {' '.join(map(str, arguments))}: {check.stdout}{check.stderr}")
     web = free_port()
-    ports = {
-        "collector": {"TRIBUTARY_WEB_LISTEN": f"127.0.0.1:{web}", "TRIBUTARY_INGEST_LISTEN": f"127.0.0.1:{free_port()}"},
-        "agent": agent_ports(config, web),
-    }[kind]
+    ports = agent_ports(config, web) if kind == "agent" else collector_ports(web)
     log = root / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
@@ -110,6 +107,10 @@ def start(name, binary, config, root):
     if code != 0:
         sys.exit(f"deploy/check: {name}: ended with {code} after SIGTERM\n{log.read_text()}")
     print(f"   {name}: ready, stopped")
+
+
+def collector_ports(web):
+    return {"TRIBUTARY_WEB_LISTEN": f"127.0.0.1:{web}", "TRIBUTARY_INGEST_LISTEN": f"127.0.0.1:{free_port()}"}
 
 
 def agent_ports(config, web):

@@ -214,6 +214,8 @@ impl Running {
                 lookback: config.query.lookback,
             },
         );
+        queries.register(&mut registry);
+        files.port.register(&mut registry);
         let mut host = Host {
             store: store.clone(),
             queries: queries.clone(),

@@ -332,11 +332,13 @@ impl Default for RawShutdown {
 impl Raw {
     /// Layers the environment over the file, through the keys that exist.
     fn overridden(
-        self,
+        mut self,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let fail =
             |name: &str, why: String| ConfigError::Environment { name: name.to_owned(), why };
+        // Its keys are names, "*" among them, which are no paths of keys.
+        let clusters = std::mem::take(&mut self.clusters);
         let keys =
             serde_json::to_value(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
         let file =
@@ -350,9 +352,10 @@ impl Raw {
             builder = builder.set_override(key, value).map_err(|e| fail(&name, e.to_string()))?;
             last = Some(name);
         }
-        let Some(last) = last else { return Ok(self) };
+        let Some(last) = last else { return Ok(Self { clusters, ..self }) };
         let built = builder.build().map_err(|e| fail(&last, e.to_string()))?;
-        built.try_deserialize().map_err(|e| fail(&last, e.to_string()))
+        let raw: Self = built.try_deserialize().map_err(|e| fail(&last, e.to_string()))?;
+        Ok(Self { clusters, ..raw })
     }
 }
 
