@@ -61,10 +61,14 @@ impl Evaluator<'_> {
         }
         let active = pairing.active_steps();
         let mut results = Vec::with_capacity(many.len());
-        for group in pairing.groups() {
+        let groups = pairing.groups();
+        for group in &groups {
             self.check()?;
-            pairing.check_one_side(&group, &active)?;
-            pairing.combine(&group, &mut results)?;
+            pairing.check_one_side(group, &active)?;
+        }
+        for group in &groups {
+            self.check()?;
+            pairing.combine(group, &mut results)?;
         }
         results.sort_by_key(|(origin, _)| *origin);
         let series = results.into_iter().map(|(_, series)| series);
