@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) cache: PageCache,
     /// A coarse clock, in hours since 1970, raised by what is received and by `maintain`.
     pub(crate) hour: AtomicU32,
+    /// When the catalogue was last cleaned; 0 before the first round of maintenance.
+    pub(crate) cleaned_hour: AtomicU32,
     pub(crate) poisoned: AtomicBool,
     pub(crate) journal_bytes: AtomicU64,
     pub(crate) damaged_pages: AtomicU64,
@@ -86,6 +88,7 @@ impl Core {
             generation: AtomicU64::new(0),
             cache,
             hour: AtomicU32::new(0),
+            cleaned_hour: AtomicU32::new(0),
             poisoned: AtomicBool::new(false),
             journal_bytes: AtomicU64::new(0),
             damaged_pages: AtomicU64::new(0),

@@ -1,4 +1,4 @@
-//! Drops days that are older than the retention, and the series that ended with them.
+//! Drops days that are older than the retention, and series that have no sample in it.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use crate::core::{Core, Shard};
 use crate::error::Error;
 use crate::keys::{pages_tree, partition_end};
 
-/// A series that was resolved in the last hours may be written to at any moment.
+/// A series that was resolved in the last hours may be written to at any moment. Also how often the catalogue is cleaned.
 const RESOLVED_HOURS: u32 = 24;
 
 /// What expired.
@@ -35,12 +35,28 @@ pub(crate) fn expire(core: &Core, horizon: Timestamp) -> Result<Expired, Error> 
     }
     if expired.partitions > 0 {
         core.cache.clear();
+        core.kv.persist().map_err(Error::kv("dropping a day"))?;
+    }
+    if clean_due(core) {
         for shard in core.shards() {
             expired.series += series(core, &shard, horizon)?;
         }
-        core.kv.persist().map_err(Error::kv("flushing the catalogue to disk"))?;
+        if expired.series > 0 {
+            core.kv.persist().map_err(Error::kv("flushing the catalogue to disk"))?;
+        }
     }
     Ok(expired)
+}
+
+/// Once in a while, and not before the store was open that long: what was resolved before is not known better.
+fn clean_due(core: &Core) -> bool {
+    let now = core.hour.load(Ordering::Relaxed);
+    let last = core.cleaned_hour.load(Ordering::Relaxed);
+    let due = last > 0 && now >= last.saturating_add(RESOLVED_HOURS);
+    if due || last == 0 {
+        core.cleaned_hour.store(now, Ordering::Relaxed);
+    }
+    due
 }
 
 /// Removes the series of a shard whose newest sample lies before `horizon`, and those that never had one.

@@ -50,10 +50,10 @@ pub use summary::{ClusterSummary, Stats, StreamSummary};
 pub use writer::{AppendDone, StateDone};
 
 /// Requests that wait for the writer. Full: the caller of `append` waits.
-const QUEUE: usize = 256;
+const QUEUE: usize = 64;
 /// A window stays in the head for so long after its end, for what comes late.
 const GRACE: Duration = Duration::from_secs(15 * 60);
-/// Closed windows wait for each other for so long, so that a backlog becomes few pages.
+/// Closed windows wait for each other for so long, so that a backlog becomes few and full pages.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// A head over this many bytes does not wait.
 const HEAD_BYTES: usize = 128 << 20;
@@ -343,15 +343,14 @@ impl Store {
     /// or memory is short.
     fn due(&self, progress: &Progress, before: i64, now: Timestamp) -> bool {
         let core = &self.0.core;
-        if progress.flushed_at.is_some_and(|last| now.since(last) < FLUSH_INTERVAL) {
-            let bytes: usize = core.shards().iter().map(|shard| shard.head().bytes()).sum();
-            if bytes < HEAD_BYTES {
-                return false;
-            }
+        let shards = core.shards();
+        let closed = shards.iter().any(|s| s.head().oldest().is_some_and(|at| at < before));
+        let rested = progress.flushed_at.is_none_or(|last| now.since(last) >= FLUSH_INTERVAL);
+        if closed && !rested {
+            return shards.iter().map(|shard| shard.head().bytes()).sum::<usize>() >= HEAD_BYTES;
         }
         let journal = core.journal_bytes.load(std::sync::atomic::Ordering::Relaxed);
-        journal > 2 * core.options.journal_segment_bytes
-            || core.shards().iter().any(|s| s.head().oldest().is_some_and(|at| at < before))
+        rested && (closed || journal > 2 * core.options.journal_segment_bytes)
     }
 
     fn queue(&self) -> Result<&SyncSender<Request>, Error> {

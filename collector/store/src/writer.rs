@@ -21,6 +21,8 @@ use crate::record::{
 
 /// Most requests that share one sync.
 const MAX_GROUP: usize = 512;
+/// No more requests join a sync once it has so many bytes to write.
+const MAX_GROUP_BYTES: usize = 16 << 20;
 /// A checkpoint begins a new journal segment when the current one is this long, so that it can go sooner.
 const ROLL_BYTES: u64 = 1 << 20;
 /// A stream's decoder state is kept rebuildable for so long after its frame segment began.
@@ -100,6 +102,8 @@ pub(crate) struct Writer {
     streams: HashMap<StreamKey, Ahead>,
     scratch: Vec<u8>,
     waiting: Vec<Waiting>,
+    /// Bytes of what waits.
+    group_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -138,8 +142,8 @@ impl Writer {
             |stream: &Stream| Ahead { state: Some(stream.state), watermark: stream.watermark };
         let streams = core.ledger().streams.iter().map(|(k, s)| (k.clone(), ahead(s))).collect();
         core.journal_bytes.store(journal.bytes(), Ordering::Relaxed);
-        let (scratch, waiting) = (Vec::new(), Vec::new());
-        Self { core, journal, summaries, starts, streams, scratch, waiting }
+        let (scratch, waiting, group_bytes) = (Vec::new(), Vec::new(), 0);
+        Self { core, journal, summaries, starts, streams, scratch, waiting, group_bytes }
     }
 
     /// Serves requests until every sender is gone.
@@ -147,6 +151,7 @@ impl Writer {
         while let Ok(first) = requests.recv() {
             self.serve(first);
             while self.waiting.len() < MAX_GROUP
+                && self.group_bytes < MAX_GROUP_BYTES
                 && let Ok(next) = requests.try_recv()
             {
                 self.serve(next);
@@ -205,6 +210,7 @@ impl Writer {
         let head = Box::new(BatchHead::new(&batch, decision));
         self.scratch.clear();
         head.encode(payload, &mut self.scratch);
+        self.group_bytes += self.scratch.len();
         match self.journal.append(KIND_BATCH, &self.scratch) {
             Ok(position) => {
                 summarize(&mut self.summaries, &head, position, &mut self.starts);
@@ -279,6 +285,7 @@ impl Writer {
             return done(Err(Error::Poisoned));
         }
         let bytes = record::encode_state(&changes);
+        self.group_bytes += bytes.len();
         match self.journal.append(KIND_STATE, &bytes) {
             Ok(_) => self.waiting.push(Waiting::State { changes, done }),
             Err(e @ tributary_journal::Error::TooLarge { .. }) => done(Err(e.into())),
@@ -295,6 +302,7 @@ impl Writer {
             return;
         }
         let waiting = std::mem::take(&mut self.waiting);
+        self.group_bytes = 0;
         let synced = if self.poisoned() { Err(Error::Poisoned) } else { self.sync() };
         if let Err(first) = synced {
             let mut error = Some(first);

@@ -360,6 +360,56 @@ fn a_segment_whose_beginning_is_gone_must_be_begun_anew() {
 }
 
 #[test]
+fn after_a_failed_write_nothing_is_accepted_and_everything_is_readable() {
+    let mut world = world();
+    world.send(&frame(1, &[(1, T0, 1.0)])).unwrap();
+    // The next journal segment cannot be made.
+    std::fs::remove_dir_all(world.options.path.join("journal")).unwrap();
+    let series: Vec<_> = (0..100).map(|series| (series, T0 + MINUTE, 1.0)).collect();
+    let refused = (2..6).find_map(|seq| world.send(&frame(seq, &series)).err());
+    assert!(matches!(refused, Some(Error::Journal(_))), "{refused:?}");
+    let refused = world.send(&frame(9, &[(1, T0 + HOUR, 2.0)]));
+    assert!(matches!(refused, Err(Error::Poisoned)));
+    assert!(matches!(world.put_state(&[("a", None)]), Err(Error::Poisoned)));
+    assert!(matches!(world.store().flush_head_before(at(T0)), Err(Error::Poisoned)));
+    assert!(world.store().stats().poisoned);
+    assert_eq!(world.values(1)[0], (T0, 1.0));
+}
+
+#[test]
+fn threads_that_resolve_the_same_series_get_the_same_number() {
+    let world = world();
+    let cluster = "eu-1".parse().unwrap();
+    let resolve = || -> Vec<_> {
+        (0..500).map(|n| world.store().resolve(&cluster, &labels(&cluster, n))).collect()
+    };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(resolve)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|ids| *ids == all[0]));
+    assert_eq!(world.store().series_count(&cluster), 500);
+    assert_eq!(world.store().find(&cluster, &labels(&cluster, 7)), Some(all[0][7]));
+    assert_eq!(world.store().find(&cluster, &labels(&cluster, 500)), None);
+}
+
+#[test]
+fn series_that_never_get_a_sample_are_forgotten() {
+    let mut world = world();
+    let cluster = "eu-1".parse().unwrap();
+    world.send(&frame(1, &[(1, T0, 1.0)])).unwrap();
+    world.store().resolve(&cluster, &labels(&cluster, 2));
+    for hour in 0..50 {
+        world.store().maintain(at(T0 + hour * HOUR)).unwrap();
+    }
+    assert_eq!(world.store().series_count(&cluster), 0);
+    assert_eq!(world.store().stats().series, 1);
+    world.reopen();
+    assert_eq!(world.store().stats().series, 1);
+    assert_eq!(world.values(1), [(T0, 1.0)]);
+}
+
+#[test]
 fn too_large_and_closed_are_answered() {
     let world = world();
     let long = vec![0; 5 << 20];
