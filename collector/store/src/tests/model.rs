@@ -120,10 +120,16 @@ fn key(name: u8) -> StreamKey {
 
 /// Runs the steps against both. Without `kv` the store is on sled, and a power cut is a restart.
 fn run(kv: Option<&Memory>, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let fail_after = |operations| kv.iter().for_each(|kv| kv.fail_after(operations));
+    let fail_after = |operations| {
+        if let Some(kv) = kv {
+            kv.fail_after(operations);
+        }
+    };
     let cut_power = |world: &mut World| {
         world.store = None;
-        kv.iter().for_each(Memory::cut_power);
+        if let Some(kv) = kv {
+            kv.cut_power();
+        }
         world.reopen();
     };
     let mut world = World::new(kv.cloned());
