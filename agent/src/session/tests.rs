@@ -220,7 +220,8 @@ async fn a_collector_ahead_of_the_spool_renumbers_it() {
     bench.append(1);
     let mut peer = bench.connect();
     peer.welcome(100, true, 8).await;
-    assert!(peer.is_quiet().await);
+    let renumbered = |seen: &Seen| seen.status.next_seq == 101;
+    bench.spool.watch().wait_for(renumbered).await.unwrap();
     bench.append(2);
     assert_eq!(peer.frame().await, (101, true));
 }

@@ -55,6 +55,9 @@ pub(super) fn write(out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
     }
 }
 
+/// A section's kind, if it is known, and its body.
+pub(super) type Section<'a> = (Option<Kind>, Cow<'a, [u8]>);
+
 /// Reads section after section.
 #[derive(Debug)]
 pub(super) struct Sections<'a> {
@@ -68,8 +71,8 @@ impl<'a> Sections<'a> {
         Self { reader: Reader::new(bytes, "section"), max_bytes, last: None }
     }
 
-    /// The next section's kind, if it is known, and its body.
-    pub(super) fn next(&mut self) -> Result<Option<(Option<Kind>, Cow<'a, [u8]>)>, FrameError> {
+    /// The next section.
+    pub(super) fn next(&mut self) -> Result<Option<Section<'a>>, FrameError> {
         if self.reader.remaining() == 0 {
             return Ok(None);
         }

@@ -85,7 +85,7 @@ fn golden_frames_read_and_write_the_same() {
     let mut decoder = Decoder::new(Limits::default());
     for (number, bytes) in (1..).zip(example()) {
         let path = folder.join(format!("frame-{number}.hex"));
-        let written: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let written = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         if std::env::var_os("TRIBUTARY_WRITE_FIXTURES").is_some() {
             std::fs::write(&path, format!("{written}\n")).unwrap();
         }
