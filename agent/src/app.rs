@@ -1,6 +1,6 @@
 //! Puts the parts together, runs them, and stops them in order: sources, spool, last acknowledgement.
 
-use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,11 +9,11 @@ use axum::Router;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tributary_certs::identity::Identity;
-use tributary_certs::tls::{ClientTls, Files, Material, TlsError};
+use tributary_certs::tls::{ClientTls, Files, Material, ServerTls, TlsError};
 use tributary_model::cluster::ClusterName;
 use tributary_model::sample::Timestamp;
 use tributary_proto::frame::{Gap, GapCause};
@@ -21,16 +21,16 @@ use tributary_proto::frame::{Gap, GapCause};
 use crate::admin::{self, Admin};
 use crate::allow::rules::{AllowlistError, Rules};
 use crate::allow::{AllowMetrics, Allowlist, Screen};
-use crate::config::{Config, ConfigError};
-use crate::link::{Link, chain};
+use crate::config::{self, Config, ConfigError};
+use crate::link::{Link, LinkState, chain};
 use crate::metrics::{LinkMetrics, ProcessMetrics, SpoolMetrics};
+use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
+use crate::reload::{self, Reloader, Tls};
 use crate::session::{Session, Speaker};
 use crate::source::{self, SourceMetrics, remote_write};
 use crate::spool::{self, SharedSpool, SpoolError};
 
-/// How often certificate files are looked at: Kubernetes replaces them without telling.
-const LOOK_AT_FILES: Duration = Duration::from_secs(30);
 /// A pause shorter than this between the newest spooled sample and the start is no gap of its own.
 const SHORT_PAUSE: Duration = Duration::from_secs(60);
 
@@ -158,14 +158,68 @@ struct App {
     pipeline: Pipeline,
     sources: Vec<Source>,
     routes: Router,
-    link: Link,
+    link: Way,
     reloader: Reloader,
+}
+
+/// How frames leave.
+enum Way {
+    Link(Link),
+    Outlet(Outlet),
+}
+
+impl Way {
+    /// The way that the configuration says, and the TLS to keep up to date for it.
+    async fn new(
+        way: &config::Way,
+        material: &Material,
+        session: Session,
+        metrics: LinkMetrics,
+    ) -> Result<(Self, Tls), StartError> {
+        let unusable = |error: TlsError| StartError::Tls {
+            text: chain(&error),
+            help: "issue a certificate for an agent with tributary-certs issue".to_owned(),
+        };
+        Ok(match way {
+            config::Way::Dial(address) => {
+                let tls = Arc::new(ClientTls::new(material).map_err(unusable)?);
+                let link = Link::new(address.clone(), tls.clone(), session, metrics);
+                (Self::Link(link), Tls::Client(tls))
+            }
+            config::Way::Listen(address) => {
+                let tls = Arc::new(ServerTls::new(material).map_err(unusable)?);
+                let listener = bind(*address).await?;
+                let outlet = Outlet::new(listener, tls.clone(), session, metrics);
+                (Self::Outlet(outlet), Tls::Server(tls))
+            }
+        })
+    }
+
+    fn watch(&self) -> watch::Receiver<LinkState> {
+        match self {
+            Self::Link(link) => link.watch(),
+            Self::Outlet(outlet) => outlet.watch(),
+        }
+    }
+
+    async fn run(self, drain: CancellationToken) {
+        match self {
+            Self::Link(link) => link.run(drain).await,
+            Self::Outlet(outlet) => outlet.run(drain).await,
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address: address.to_string(), source })
 }
 
 /// A source that runs by itself.
 enum Source {
     Scraper(source::scrape::Scraper),
-    Federation(source::federate::Federation),
+    Federation(Box<source::federate::Federation>),
 }
 
 impl App {
@@ -180,20 +234,14 @@ impl App {
         let parts = SourceParts { sender, screen, metrics: SourceMetrics::new(registry) };
         let sources = parts.sources(&config)?;
         let spool = open_spool(&config, spool_metrics.clone(), &mut allow)?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|source| StartError::Listen { address: config.listen.to_string(), source })?;
+        let listener = bind(config.listen).await?;
         let (to_pipeline, new_rules) = mpsc::channel(1);
-        let unusable = |error: TlsError| StartError::Tls {
-            text: chain(&error),
-            help: "issue a certificate for an agent with tributary-certs issue".to_owned(),
-        };
-        let tls = Arc::new(ClientTls::new(&material).map_err(unusable)?);
         let session = Session::new(spool.clone(), speaker.clone(), link_metrics.clone());
+        let (link, tls) = Way::new(&config.way, &material, session, link_metrics).await?;
         process.show_certificate(&material);
         Ok(Self {
             pipeline: Pipeline::new(allow, spool.clone(), arrivals, new_rules, spool_metrics),
-            link: Link::new(config.collector.clone(), tls.clone(), session, link_metrics),
+            link,
             reloader: Reloader {
                 tls,
                 files: config.tls.clone(),
@@ -201,7 +249,7 @@ impl App {
                 allowlist: config.allowlist_file.clone(),
                 rules: to_pipeline,
                 metrics: process,
-                seen: modified(&config.tls),
+                seen: reload::modified(&config.tls),
             },
             routes: parts.routes(&config),
             sources,
@@ -218,7 +266,7 @@ impl App {
         let admin = Admin {
             cluster: self.speaker.cluster.to_string(),
             instance: self.speaker.instance.clone(),
-            collector: self.config.collector.clone(),
+            collector: self.config.way.to_string(),
             spool: self.spool.clone(),
             link: self.link.watch(),
             registry,
@@ -230,7 +278,7 @@ impl App {
             cluster = %self.speaker.cluster,
             instance = self.speaker.instance,
             listen = %self.config.listen,
-            collector = self.config.collector,
+            way = %self.config.way,
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
@@ -293,7 +341,7 @@ impl SourceParts {
         }
         for federate in &config.sources.federate {
             let federation = source::federate::Federation::new(federate.clone(), parts.clone());
-            sources.push(Source::Federation(federation));
+            sources.push(Source::Federation(Box::new(federation)));
         }
         Ok(sources)
     }
@@ -376,91 +424,5 @@ impl Signals {
                 }
             }
         }
-    }
-}
-
-/// Puts new files in force, all or nothing.
-struct Reloader {
-    tls: Arc<ClientTls>,
-    files: Files,
-    identity: Identity,
-    allowlist: PathBuf,
-    rules: mpsc::Sender<Rules>,
-    metrics: ProcessMetrics,
-    /// When the certificate files were written that are in force.
-    seen: Vec<Option<SystemTime>>,
-}
-
-impl Reloader {
-    async fn run(
-        mut self,
-        mut requests: mpsc::Receiver<oneshot::Sender<Result<(), String>>>,
-        stop: CancellationToken,
-    ) {
-        let mut look = tokio::time::interval(LOOK_AT_FILES);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                Some(answer) = requests.recv() => {
-                    let result = self.reload(true).await;
-                    let _ = answer.send(result);
-                }
-                _ = look.tick() => {
-                    let modified = modified(&self.files);
-                    if modified != self.seen {
-                        self.seen = modified;
-                        let _ = self.reload(false).await;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn reload(&mut self, allowlist: bool) -> Result<(), String> {
-        let done = self.replace(allowlist).await;
-        self.metrics.reload_successful.set(i64::from(done.is_ok()));
-        match &done {
-            Ok(()) => {
-                let now = Timestamp::from(SystemTime::now());
-                self.metrics.reload_success_time.set(now.as_secs_f64());
-                tracing::info!("certificates and allowlist are read again");
-            }
-            Err(error) => {
-                self.metrics.reloads_refused.inc();
-                tracing::error!(error, "the new files are refused; the old ones stay in force");
-            }
-        }
-        done
-    }
-
-    async fn replace(&mut self, allowlist: bool) -> Result<(), String> {
-        let rules = if allowlist {
-            Some(Rules::load(&self.allowlist).map_err(|error| chain(&error))?)
-        } else {
-            None
-        };
-        let material = Material::load(&self.files).map_err(|error| chain(&error))?;
-        if *material.identity() != self.identity {
-            let (new, old) = (material.identity().describe(), self.identity.describe());
-            return Err(format!("the new certificate is for {new}; this is {old}"));
-        }
-        self.tls.replace(&material).map_err(|error| chain(&error))?;
-        self.metrics.show_certificate(&material);
-        if let Some(rules) = rules {
-            self.rules.send(rules).await.map_err(|_| "the agent is stopping".to_owned())?;
-        }
-        Ok(())
-    }
-}
-
-fn modified(files: &Files) -> Vec<Option<SystemTime>> {
-    [&files.cert_file, &files.key_file, &files.ca_file]
-        .map(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok())
-        .to_vec()
-}
-
-impl ProcessMetrics {
-    fn show_certificate(&self, material: &Material) {
-        self.certificate_not_after.set(Timestamp::from(material.not_after()).as_secs_f64());
     }
 }

@@ -3,6 +3,7 @@
 mod raw;
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ pub(crate) struct Config {
     pub(crate) cluster: Option<ClusterName>,
     /// The instance the certificate must be for; the certificate's own if absent.
     pub(crate) instance: Option<String>,
-    /// The collector's address, `host:port`.
-    pub(crate) collector: String,
+    /// Who dials.
+    pub(crate) way: Way,
     /// The agent's certificate, its key, and the authority of collectors.
     pub(crate) tls: tls::Files,
     /// Where samples come from.
@@ -41,6 +42,24 @@ pub(crate) struct Config {
     pub(crate) spool: Spool,
     /// How long a stop waits for the last acknowledgement.
     pub(crate) shutdown_grace: Duration,
+}
+
+/// `collector:` or `listen:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The agent dials the collector at `host:port`.
+    Dial(String),
+    /// The collector dials the agent at this address.
+    Listen(SocketAddr),
+}
+
+impl Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dial(address) => write!(f, "collector {address}"),
+            Self::Listen(address) => write!(f, "the collector dials {address}"),
+        }
+    }
 }
 
 /// `sources:`
@@ -174,14 +193,7 @@ struct Door {
 
 impl Door {
     fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
-        if !raw.listen.grpc.is_empty() {
-            let why = "waiting to be dialled is not supported yet: give collector.address";
-            return Err(self.fail("listen.grpc", why));
-        }
-        if raw.collector.address.is_empty() {
-            let why = "is missing: give the collector's HOST:PORT, like tools.example.org:9391";
-            return Err(self.fail("collector.address", why));
-        }
+        let way = self.way(raw.collector.address, &raw.listen.grpc)?;
         let allowlist = raw.allowlist_file.ok_or_else(|| {
             self.fail("allowlist_file", "is missing: nothing leaves that it does not list")
         })?;
@@ -191,7 +203,7 @@ impl Door {
         Ok(Config {
             cluster: cluster.map_err(|e| self.fail("cluster", e))?,
             instance: some(raw.instance),
-            collector: self.host_port("collector.address", raw.collector.address)?,
+            way,
             tls: self.tls(raw.tls)?,
             sources: self.sources(raw.sources)?,
             listen,
@@ -199,6 +211,27 @@ impl Door {
             spool: self.spool(&raw.spool)?,
             shutdown_grace: self.duration("shutdown.grace", &raw.shutdown.grace)?,
         })
+    }
+
+    /// One of the two dials.
+    fn way(&self, dial: String, listen: &str) -> Result<Way, ConfigError> {
+        match (dial.is_empty(), listen.is_empty()) {
+            (true, true) => Err(self.fail(
+                "collector.address",
+                "is missing: give the collector's HOST:PORT, or listen.grpc if the collector dials",
+            )),
+            (false, false) => Err(self.fail(
+                "listen.grpc",
+                "stands beside collector.address: only one of the two can dial",
+            )),
+            (false, true) => Ok(Way::Dial(self.host_port("collector.address", dial)?)),
+            (true, false) => {
+                let why = "is not an address: write IP:PORT, like 0.0.0.0:9393";
+                let address = listen.parse();
+                let fail = |_| self.fail("listen.grpc", format!("\"{listen}\" {why}"));
+                Ok(Way::Listen(address.map_err(fail)?))
+            }
+        }
     }
 
     /// The HTTP port has one address: remote write's, unless `web.listen` says otherwise.
@@ -375,7 +408,7 @@ impl Door {
         duration::parse(text).map_err(|e| self.fail(key, e))
     }
 
-    fn fail(&self, key: &str, why: impl ToString) -> ConfigError {
+    fn fail(&self, key: &str, why: impl Display) -> ConfigError {
         ConfigError::Value { key: key.to_owned(), why: why.to_string(), file: self.file.clone() }
     }
 }
@@ -460,7 +493,7 @@ allowlist_file: allowlist.yml
         .unwrap();
         assert_eq!(config.spool.max_bytes, 2 << 20);
         assert_eq!(config.cluster.unwrap().as_str(), "eu-9");
-        assert_eq!(config.collector, "other:1");
+        assert_eq!(config.way, Way::Dial("other:1".into()));
         let error = load(GOOD, &[("TRIBUTARY_SPOOL_PTAH", "x")]).unwrap_err().to_string();
         assert!(error.contains("TRIBUTARY_SPOOL_PTAH") && error.contains("no such key"), "{error}");
     }
@@ -477,7 +510,8 @@ allowlist_file: allowlist.yml
             ("tls:", "cluster: EU\ntls:", "\"EU\" is not a valid name"),
             ("tls:", "spool: { max_bytes: lots }\ntls:", "is not a size"),
             ("tls:", "spool: { max_bytes: 1KiB }\ntls:", "at least 1MiB"),
-            ("tls:", "listen: { grpc: 0.0.0.0:9393 }\ntls:", "not supported yet"),
+            ("tls:", "listen: { grpc: 0.0.0.0:9393 }\ntls:", "only one of the two can dial"),
+            ("collector: { address: tools.example.org:9391 }", "", "collector.address: is missing"),
             ("remote_write: {}", "federate: [ { url: x } ]", "is not a URL"),
             ("remote_write: {}", "federate: [ { url: 'http://x', match: ['{a=}'] } ]", "{a=}"),
         ] {

@@ -51,8 +51,7 @@ pub(crate) struct Link {
     address: String,
     tls: Arc<ClientTls>,
     session: Session,
-    metrics: LinkMetrics,
-    state: watch::Sender<LinkState>,
+    notices: Notices,
 }
 
 impl Link {
@@ -63,12 +62,13 @@ impl Link {
         session: Session,
         metrics: LinkMetrics,
     ) -> Self {
-        Self { address, tls, session, metrics, state: watch::Sender::default() }
+        let notices = Notices::new(address.clone(), metrics);
+        Self { address, tls, session, notices }
     }
 
     /// Follows the link's state.
     pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
-        self.state.subscribe()
+        self.notices.watch()
     }
 
     /// Runs until `drain` and the last acknowledgement after it.
@@ -87,8 +87,8 @@ impl Link {
                     tracing::info!("everything is acknowledged");
                     return;
                 }
-                Ok(End::PeerDrained) => self.down(None, welcomed),
-                Err(error) => self.down(Some(chain(&error)), welcomed),
+                Ok(End::PeerDrained) => self.notices.down(None, welcomed),
+                Err(error) => self.notices.down(Some(chain(&error)), welcomed),
             }
             if drain.is_cancelled() && self.session.is_done() {
                 return;
@@ -120,7 +120,7 @@ impl Link {
             .try_flatten()
             .inspect(|message| {
                 if message.is_ok() {
-                    self.up();
+                    self.notices.up();
                 }
             });
         self.session.run(incoming, outgoing, drain.clone(), welcomed).await
@@ -141,20 +141,42 @@ impl Link {
                 async move { dial(&address, &tls).await.map(TokioIo::new) }
             }))
     }
+}
 
-    fn up(&self) {
+/// Tells people and metrics how the link is.
+pub(crate) struct Notices {
+    /// How the collector is called.
+    collector: String,
+    metrics: LinkMetrics,
+    state: watch::Sender<LinkState>,
+}
+
+impl Notices {
+    /// Nothing to tell yet.
+    pub(crate) fn new(collector: String, metrics: LinkMetrics) -> Self {
+        let state = LinkState { since: now(), ..LinkState::default() };
+        Self { collector, metrics, state: watch::Sender::new(state) }
+    }
+
+    /// Follows the link's state.
+    pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    /// A session is up.
+    pub(crate) fn up(&self) {
         self.state.send_if_modified(|state| {
             let changed = !state.connected;
             if changed {
-                tracing::info!(collector = self.address, "connected");
+                tracing::info!(collector = self.collector, "connected");
                 *state = LinkState { connected: true, since: now(), error: None };
             }
             changed
         });
     }
 
-    /// Says once why, as long as it stays the same.
-    fn down(&self, error: Option<String>, welcomed: bool) {
+    /// A session ended, or none began: says once why, as long as it stays the same.
+    pub(crate) fn down(&self, error: Option<String>, welcomed: bool) {
         let stage = if welcomed { Reached::session } else { Reached::connect };
         if error.is_some() {
             self.metrics.failures.get_or_create(&Stage { stage }).inc();
@@ -163,7 +185,7 @@ impl Link {
             let news = state.connected || state.error != error;
             if news {
                 let why = error.as_deref().unwrap_or("the collector is going away");
-                tracing::warn!(collector = self.address, error = why, "no session; trying again");
+                tracing::warn!(collector = self.collector, error = why, "no session; trying again");
                 *state = LinkState { connected: false, since: now(), error };
             }
             news

@@ -8,7 +8,9 @@ mod config;
 mod link;
 mod log;
 mod metrics;
+mod outlet;
 mod pipeline;
+mod reload;
 mod session;
 mod source;
 mod spool;
@@ -125,12 +127,12 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
             let mut out = std::io::stdout();
             writeln!(
                 out,
-                "{} is good: agent {} of cluster {}, {} allowlist rules, collector {}",
+                "{} is good: agent {} of cluster {}, {} allowlist rules, {}",
                 file.path.display(),
                 checked.speaker.instance,
                 checked.speaker.cluster,
                 checked.rules.iter().count(),
-                checked.config.collector,
+                checked.config.way,
             )?;
             Ok(ExitCode::SUCCESS)
         }

@@ -123,6 +123,12 @@ impl Session {
         self.spool.status().waiting() == 0
     }
 
+    /// Waits until every frame is acknowledged.
+    pub(crate) async fn done(&self) {
+        // The spool lives longer than its followers.
+        let _ = self.spool.watch().wait_for(|seen| seen.status.waiting() == 0).await;
+    }
+
     /// Speaks until the stream ends, or until `drain` and the last acknowledgement. `progress` is set once the collector
     /// welcomed us.
     pub(crate) async fn run<S>(

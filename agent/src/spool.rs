@@ -192,7 +192,7 @@ impl Spool {
         companion: &mut dyn Companion,
         gaps: &[Gap],
     ) -> Result<(), SpoolError> {
-        gaps.iter().for_each(|gap| self.pending.add(*gap));
+        self.pending.extend(gaps);
         let current = self.journal.current_segment();
         if self.segments.back().is_some_and(|last| last.id == current) {
             self.journal.roll()?;
@@ -227,12 +227,11 @@ impl Spool {
         companion: &mut dyn Companion,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
-        let (mut samples, mut metadata) = (batch.samples, batch.metadata);
+        let mut rest = *batch;
         let before = self.next_seq;
-        batch.gaps.iter().for_each(|gap| self.pending.add(*gap));
-        while !(samples.is_empty() && metadata.is_empty() && self.pending.is_empty()) {
-            (samples, metadata) =
-                self.append_frame(samples, metadata, batch.complete_until, now)?;
+        self.pending.extend(batch.gaps);
+        while !(rest.samples.is_empty() && rest.metadata.is_empty() && self.pending.is_empty()) {
+            rest = self.append_frame(rest, now)?;
         }
         let changes = companion.changes();
         if self.needs_snapshot {
@@ -251,22 +250,20 @@ impl Spool {
     /// One frame with as much as fits; returns what is left.
     fn append_frame<'a>(
         &mut self,
-        samples: &'a [(Labels, Sample)],
-        metadata: &'a [Metadata],
-        complete_until: Timestamp,
+        batch: Batch<'a>,
         now: Timestamp,
-    ) -> Result<(&'a [(Labels, Sample)], &'a [Metadata]), SpoolError> {
+    ) -> Result<Batch<'a>, SpoolError> {
         let (fresh, mut encoder) = match self.take_encoder(now) {
             Some(encoder) => (false, encoder),
             None => (true, self.start_segment(now)?),
         };
-        let (samples_now, samples_later) = split(samples, encoder.prefix(samples));
-        let (metadata_now, metadata_later) = split(metadata, metadata_prefix(metadata));
+        let (samples_now, samples_later) = split(batch.samples, encoder.prefix(batch.samples));
+        let (metadata_now, metadata_later) = split(batch.metadata, metadata_prefix(batch.metadata));
         let gaps = self.pending.as_slice();
         let content = Content { samples: samples_now, metadata: metadata_now, gaps };
-        let bytes = match encoder.encode(self.next_seq, complete_until, &content) {
+        let bytes = match encoder.encode(self.next_seq, batch.complete_until, &content) {
             // The next round starts a new segment.
-            Err(FrameError::SegmentFull) if !fresh => return Ok((samples, metadata)),
+            Err(FrameError::SegmentFull) if !fresh => return Ok(batch),
             other => other?,
         };
         let header = frame::header(&bytes)?;
@@ -282,7 +279,7 @@ impl Spool {
         }
         self.next_seq = self.next_seq.saturating_add(1);
         self.encoder = Some(encoder);
-        Ok((samples_later, metadata_later))
+        Ok(Batch { samples: samples_later, metadata: metadata_later, ..batch })
     }
 
     /// The encoder, unless its segment is large or old enough to end.

@@ -3,14 +3,11 @@
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use tributary_certs::bundle::{self, Folder, Init};
 use tributary_certs::identity::DEFAULT_TRUST_DOMAIN;
@@ -25,6 +22,7 @@ use tributary_proto::v1::ingest_server::{Ingest, IngestServer};
 
 use super::*;
 use crate::metrics::SpoolMetrics;
+use crate::outlet::{Connection, Outlet};
 use crate::session::Speaker;
 use crate::spool::{Batch, Companion, Options, SharedSpool};
 
@@ -118,42 +116,6 @@ impl Collector {
     }
 }
 
-struct Io(PeerStream);
-
-impl Connected for Io {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Io {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
 struct Nothing;
 
 impl Companion for Nothing {
@@ -220,7 +182,7 @@ impl Bench {
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 if let Ok(stream) = tls.accept(tcp).await {
-                    let _ = accepted.send(Ok::<_, io::Error>(Io(stream))).await;
+                    let _ = accepted.send(Ok::<_, io::Error>(Connection(stream))).await;
                 }
             }
         });
@@ -291,4 +253,67 @@ async fn refusals_say_why() {
     let said = error(&mut state).await;
     assert!(said.contains("127.0.0.1:1: Connection refused"), "{said}");
     running.abort();
+}
+
+#[tokio::test]
+async fn a_collector_that_dials_gets_the_same() {
+    let mut bench = Bench::new();
+    (1..=3).for_each(|second| bench.append(second));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = Arc::new(ServerTls::new(&bench.material("pki", "eu-1")).unwrap());
+    let metrics = LinkMetrics::new(&mut bench.registry);
+    let speaker = Speaker { cluster: "eu-1".parse().unwrap(), instance: "agent".into() };
+    let session = Session::new(bench.spool.clone(), speaker, metrics.clone());
+    let drain = CancellationToken::new();
+    let outlet = Outlet::new(listener, tls, session, metrics);
+    let running = tokio::spawn(outlet.run(drain.clone()));
+
+    let ours = Arc::new(ClientTls::new(&bench.material("pki", "collector")).unwrap());
+    // The second session takes over from the first.
+    for resume_after_seq in [0, 1] {
+        let ours = ours.clone();
+        let channel = Endpoint::from_static("http://agent").connect_with_connector_lazy(
+            tower::service_fn(move |_: http::Uri| {
+                let ours = ours.clone();
+                async move {
+                    let tcp = TcpStream::connect(address).await?;
+                    let expect = Expect::Agent { cluster: "eu-1".into() };
+                    ours.connect(tcp, expect).await.map(TokioIo::new).map_err(io::Error::other)
+                }
+            }),
+        );
+        let (answers, outgoing) = mpsc::channel(16);
+        let mut client = v1::outlet_client::OutletClient::new(channel);
+        let response = client.session(ReceiverStream::new(outgoing)).await.unwrap();
+        let mut messages = response.into_inner();
+        let mut decoder = Decoder::new(Limits::default());
+        let mut last = 0;
+        while let Ok(Some(message)) = messages.message().await {
+            let answer = match message.kind {
+                Some(ToCollector::Hello(_)) => ToAgent::Welcome(v1::Welcome {
+                    protocol: 1,
+                    resume_after_seq,
+                    has_state: false,
+                    limits: None,
+                }),
+                Some(ToCollector::Frame(frame)) => {
+                    last = decoder.decode(&frame.data).unwrap().header.seq;
+                    if last == 3 && resume_after_seq == 0 {
+                        break;
+                    }
+                    ToAgent::Ack(v1::Ack { durable_seq: last })
+                }
+                Some(ToCollector::Drain(_)) => break,
+                _ => continue,
+            };
+            answers.send(Ok::<_, Status>(answer.into()).unwrap()).await.unwrap();
+            if last == 3 {
+                drain.cancel();
+            }
+        }
+        assert_eq!(last, 3);
+    }
+    running.await.unwrap();
+    assert_eq!(bench.spool.status().waiting(), 0);
 }

@@ -35,6 +35,13 @@ impl GapList {
         }
     }
 
+    /// Adds gaps, each joined with its neighbours.
+    pub(crate) fn extend(&mut self, gaps: &[Gap]) {
+        for gap in gaps {
+            self.add(*gap);
+        }
+    }
+
     /// Takes over all gaps of another list.
     pub(crate) fn append(&mut self, other: &mut Self) {
         other.0.drain(..).for_each(|gap| self.add(gap));
