@@ -133,6 +133,12 @@ impl Companion for Allowlist {
     fn changes(&mut self) -> Option<Vec<u8>> {
         Self::changes(self)
     }
+
+    fn restore(&mut self, snapshot: &[u8], changes: &[Vec<u8>]) {
+        if let Err(error) = Self::restore(self, snapshot, changes) {
+            tracing::error!(%error, "merges go on from memory");
+        }
+    }
 }
 
 impl Core {

@@ -55,6 +55,8 @@ pub(crate) trait Companion {
     fn snapshot(&self) -> Vec<u8>;
     /// What changed since the last call, if anything.
     fn changes(&mut self) -> Option<Vec<u8>>;
+    /// Goes back to what is on disk, after a failure: what was not written comes again.
+    fn restore(&mut self, _snapshot: &[u8], _changes: &[Vec<u8>]) {}
 }
 
 /// What an earlier process left.

@@ -59,6 +59,12 @@ impl Catalogue {
         (retyped, dropped)
     }
 
+    /// Sends everything again: nobody knows what of it arrived.
+    pub(crate) fn repeat(&mut self) {
+        self.known.values_mut().for_each(|known| known.sent = None);
+        self.fresh = true;
+    }
+
     /// Takes note that a metric leaves.
     pub(crate) fn keep(&mut self, name: &Arc<str>) {
         if !self.kept.contains(name) {

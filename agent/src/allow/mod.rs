@@ -220,8 +220,8 @@ impl Allowlist {
         self.merges.take_log().map(|log| state::changes(preamble, &log))
     }
 
-    /// Takes up the state of an earlier process: its last snapshot (or nothing) and the changes written after it, in
-    /// order. Call before anything is applied.
+    /// Takes up the state that is on disk, from an earlier process or from before a failure of the disk: the last snapshot
+    /// (or nothing) and the changes written after it, in order. What is in memory and not in there is forgotten.
     pub(crate) fn restore(
         &mut self,
         snapshot: &[u8],
@@ -240,6 +240,8 @@ impl Allowlist {
         self.merges = merges;
         self.key = preamble.key;
         self.forget_decisions();
+        self.uses = vec![Use::default(); self.rules.iter().count()];
+        self.catalogue.repeat();
         if preamble.rules != self.rules.fingerprint() {
             self.merges.doubt();
         }

@@ -203,6 +203,21 @@ fn new_rules_take_over_and_unlisted_merges_stay_inside() {
 }
 
 #[test]
+fn what_a_failed_disk_lost_comes_again() {
+    let mut list = allowlist("rules: [{match: x, labels: [], merge: sum}]");
+    let (a, b) = ("x{i=\"a\"}", "x{i=\"b\"}");
+    let metadata = || vec![Metadata { metric: "x".into(), ..Metadata::default() }];
+    step(&mut list, 1, &[(a, 1, 1.0), (b, 1, 1.0)]);
+    let on_disk = list.snapshot();
+    let rows = [(a, 2, 1.0), (b, 2, 2.0)];
+    for _ in 0..2 {
+        let kept = list.apply(samples(&rows), metadata(), at(2));
+        assert_eq!((shown(&kept), kept.metadata.len()), (vec!["x 3 @2".to_owned()], 1));
+        list.restore(&on_disk, &[]).unwrap();
+    }
+}
+
+#[test]
 fn state_holds_no_removed_label() {
     let mut list = allowlist("rules: [{match: x, labels: [k], merge: sum}]");
     step(&mut list, 1, &[("x{user=\"planted-secret\",k=\"open\"}", 1, 1.0)]);

@@ -76,7 +76,8 @@ impl SharedSpool {
         let mut place = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
         // The lock file must be free before the folder is opened again.
         *place = None;
-        let (mut spool, _) = Spool::open(&self.options)?;
+        let (mut spool, recovered) = Spool::open(&self.options)?;
+        companion.restore(&recovered.snapshot.unwrap_or_default(), &recovered.changes);
         spool.begin(companion, &[])?;
         self.metrics.reopened.inc();
         self.publish(&spool, 1);
