@@ -1,10 +1,13 @@
 //! The syntax tree of PromQL, with the place of every node in the text.
 
-use std::time::Duration;
+pub mod duration;
+pub mod operator;
 
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::Timestamp;
 
+use self::duration::DurationExpr;
+use self::operator::{AggregateOp, BinaryOp};
 use crate::signature::Function;
 
 /// A range of bytes in the text. All spans are equal, so that trees compare by meaning; compare `start` and `end` to
@@ -283,116 +286,6 @@ pub enum At {
     End,
 }
 
-/// A duration: usually one literal, with `promql-duration-expr` an arithmetic expression.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DurationExpr {
-    /// `5m`, `300`, `-5m`: seconds.
-    Literal(Number),
-    /// `step()`
-    Step(Span),
-    /// `range()`
-    Range(Span),
-    /// `-…`; a plus sign is not kept.
-    Negate(Box<DurationExpr>, Span),
-    /// `(…)`
-    Paren(Box<DurationExpr>, Span),
-    /// `… + …`
-    Binary(DurationOp, Box<DurationExpr>, Box<DurationExpr>),
-    /// `min_of(…, …)`
-    Min(Box<DurationExpr>, Box<DurationExpr>, Span),
-    /// `max_of(…, …)`
-    Max(Box<DurationExpr>, Box<DurationExpr>, Span),
-}
-
-impl DurationExpr {
-    /// A literal duration without a place.
-    pub fn literal(duration: Duration) -> Self {
-        Self::Literal(Number {
-            value: duration.as_secs_f64(),
-            duration: true,
-            span: Span::default(),
-        })
-    }
-
-    /// Its place.
-    pub fn span(&self) -> Span {
-        match self {
-            Self::Literal(number) => number.span,
-            Self::Step(span)
-            | Self::Range(span)
-            | Self::Negate(_, span)
-            | Self::Paren(_, span)
-            | Self::Min(_, _, span)
-            | Self::Max(_, _, span) => *span,
-            Self::Binary(_, lhs, rhs) => lhs.span().to(rhs.span()),
-        }
-    }
-
-    /// Whether it is a single literal, so that no feature flag is needed.
-    pub fn is_literal(&self) -> bool {
-        matches!(self, Self::Literal(_))
-    }
-
-    /// Its value in seconds, given what `step()` and `range()` stand for. May be negative, zero, infinite or NaN: the
-    /// caller decides what it accepts.
-    pub fn seconds(&self, step: Duration, range: Duration) -> f64 {
-        match self {
-            Self::Literal(number) => number.value,
-            Self::Step(_) => step.as_secs_f64(),
-            Self::Range(_) => range.as_secs_f64(),
-            Self::Negate(inner, _) => -inner.seconds(step, range),
-            Self::Paren(inner, _) => inner.seconds(step, range),
-            Self::Min(a, b, _) => a.seconds(step, range).min(b.seconds(step, range)),
-            Self::Max(a, b, _) => a.seconds(step, range).max(b.seconds(step, range)),
-            Self::Binary(op, lhs, rhs) => {
-                op.apply(lhs.seconds(step, range), rhs.seconds(step, range))
-            }
-        }
-    }
-}
-
-/// An operator between durations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DurationOp {
-    /// `+`
-    Add,
-    /// `-`
-    Sub,
-    /// `*`
-    Mul,
-    /// `/`
-    Div,
-    /// `%`
-    Mod,
-    /// `^`
-    Pow,
-}
-
-impl DurationOp {
-    /// The operator as it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "+",
-            Self::Sub => "-",
-            Self::Mul => "*",
-            Self::Div => "/",
-            Self::Mod => "%",
-            Self::Pow => "^",
-        }
-    }
-
-    fn apply(self, a: f64, b: f64) -> f64 {
-        match self {
-            Self::Add => a + b,
-            Self::Sub => a - b,
-            Self::Mul => a * b,
-            Self::Div => a / b,
-            Self::Mod => a % b,
-            Self::Pow => a.powf(b),
-        }
-    }
-}
-
 /// A sign before an expression that is not a number literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unary {
@@ -428,110 +321,6 @@ pub struct Binary {
     pub matching: Option<Matching>,
     /// Its place.
     pub span: Span,
-}
-
-/// A binary operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BinaryOp {
-    /// `+`
-    Add,
-    /// `-`
-    Sub,
-    /// `*`
-    Mul,
-    /// `/`
-    Div,
-    /// `%`
-    Mod,
-    /// `^`
-    Pow,
-    /// `atan2`
-    Atan2,
-    /// `==`
-    Equal,
-    /// `!=`
-    NotEqual,
-    /// `<`
-    Less,
-    /// `<=`
-    LessOrEqual,
-    /// `>`
-    Greater,
-    /// `>=`
-    GreaterOrEqual,
-    /// `</`: cuts a histogram's upper observations (experimental).
-    TrimUpper,
-    /// `>/`: cuts a histogram's lower observations (experimental).
-    TrimLower,
-    /// `and`
-    And,
-    /// `or`
-    Or,
-    /// `unless`
-    Unless,
-}
-
-impl BinaryOp {
-    /// The operator as it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "+",
-            Self::Sub => "-",
-            Self::Mul => "*",
-            Self::Div => "/",
-            Self::Mod => "%",
-            Self::Pow => "^",
-            Self::Atan2 => "atan2",
-            Self::Equal => "==",
-            Self::NotEqual => "!=",
-            Self::Less => "<",
-            Self::LessOrEqual => "<=",
-            Self::Greater => ">",
-            Self::GreaterOrEqual => ">=",
-            Self::TrimUpper => "</",
-            Self::TrimLower => ">/",
-            Self::And => "and",
-            Self::Or => "or",
-            Self::Unless => "unless",
-        }
-    }
-
-    /// `==`, `!=`, `<`, `<=`, `>`, `>=`
-    pub fn is_comparison(self) -> bool {
-        matches!(
-            self,
-            Self::Equal
-                | Self::NotEqual
-                | Self::Less
-                | Self::LessOrEqual
-                | Self::Greater
-                | Self::GreaterOrEqual
-        )
-    }
-
-    /// `and`, `or`, `unless`
-    pub fn is_set(self) -> bool {
-        matches!(self, Self::And | Self::Or | Self::Unless)
-    }
-
-    /// How tightly it binds, from 1 (`or`) to 6 (`^`, which alone is right associative).
-    pub fn precedence(self) -> u8 {
-        match self {
-            Self::Or => 1,
-            Self::And | Self::Unless => 2,
-            Self::Equal
-            | Self::NotEqual
-            | Self::Less
-            | Self::LessOrEqual
-            | Self::Greater
-            | Self::GreaterOrEqual
-            | Self::TrimUpper
-            | Self::TrimLower => 3,
-            Self::Add | Self::Sub => 4,
-            Self::Mul | Self::Div | Self::Mod | Self::Atan2 => 5,
-            Self::Pow => 6,
-        }
-    }
 }
 
 /// How the series of two vectors find each other.
@@ -595,95 +384,6 @@ pub struct Aggregate {
     pub without: bool,
     /// Its place.
     pub span: Span,
-}
-
-/// An aggregation operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AggregateOp {
-    /// `avg`
-    Avg,
-    /// `bottomk`
-    Bottomk,
-    /// `count`
-    Count,
-    /// `count_values`
-    CountValues,
-    /// `group`
-    Group,
-    /// `limit_ratio` (experimental)
-    LimitRatio,
-    /// `limitk` (experimental)
-    Limitk,
-    /// `max`
-    Max,
-    /// `min`
-    Min,
-    /// `quantile`
-    Quantile,
-    /// `stddev`
-    Stddev,
-    /// `stdvar`
-    Stdvar,
-    /// `sum`
-    Sum,
-    /// `topk`
-    Topk,
-}
-
-impl AggregateOp {
-    /// Every operator.
-    pub const ALL: [Self; 14] = [
-        Self::Avg,
-        Self::Bottomk,
-        Self::Count,
-        Self::CountValues,
-        Self::Group,
-        Self::LimitRatio,
-        Self::Limitk,
-        Self::Max,
-        Self::Min,
-        Self::Quantile,
-        Self::Stddev,
-        Self::Stdvar,
-        Self::Sum,
-        Self::Topk,
-    ];
-
-    /// The operator's name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Avg => "avg",
-            Self::Bottomk => "bottomk",
-            Self::Count => "count",
-            Self::CountValues => "count_values",
-            Self::Group => "group",
-            Self::LimitRatio => "limit_ratio",
-            Self::Limitk => "limitk",
-            Self::Max => "max",
-            Self::Min => "min",
-            Self::Quantile => "quantile",
-            Self::Stddev => "stddev",
-            Self::Stdvar => "stdvar",
-            Self::Sum => "sum",
-            Self::Topk => "topk",
-        }
-    }
-
-    /// The type of its parameter, if it takes one.
-    pub fn param_type(self) -> Option<ValueType> {
-        match self {
-            Self::Bottomk | Self::LimitRatio | Self::Limitk | Self::Quantile | Self::Topk => {
-                Some(ValueType::Scalar)
-            }
-            Self::CountValues => Some(ValueType::String),
-            _ => None,
-        }
-    }
-
-    /// Whether Prometheus keeps it behind a feature flag.
-    pub fn is_experimental(self) -> bool {
-        matches!(self, Self::LimitRatio | Self::Limitk)
-    }
 }
 
 /// A function call; the number and types of its arguments fit the function's signature.

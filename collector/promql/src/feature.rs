@@ -1,6 +1,7 @@
 //! The syntax that Prometheus keeps behind feature flags: parsed always, used only where it is enabled.
 
-use crate::ast::{DurationExpr, Expr, Extend, Fill, Span, TimeShift};
+use crate::ast::duration::DurationExpr;
+use crate::ast::{Expr, Extend, Fill, Span, TimeShift};
 use crate::error::{Fault, ParseError};
 
 /// What is enabled beyond the stable language. All of it is off by default, as in Prometheus.

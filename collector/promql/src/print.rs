@@ -8,9 +8,9 @@ use tributary_model::matcher::{MatchOp, Matcher};
 use tributary_model::number::format_plain;
 use tributary_model::quote::quote;
 
+use crate::ast::duration::DurationExpr;
 use crate::ast::{
-    Aggregate, At, Binary, Cardinality, DurationExpr, Expr, Matching, Number, Subquery, TimeShift,
-    VectorSelector,
+    Aggregate, At, Binary, Cardinality, Expr, Matching, Number, Subquery, TimeShift, VectorSelector,
 };
 
 impl fmt::Display for Expr {

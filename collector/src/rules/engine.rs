@@ -14,7 +14,8 @@ use tributary_model::diagnostic::Diagnostic;
 use tributary_model::sample::{Sample, Timestamp, stale_nan};
 
 use super::file::{self, Scoping};
-use super::group::{self, Context, Group, GroupState, Leftover};
+use super::group::state::{GroupState, Leftover};
+use super::group::{self, Context, Group};
 use super::metrics::{ByGroup, Metrics};
 use super::status::GroupStatus;
 use super::{Host, Settings};

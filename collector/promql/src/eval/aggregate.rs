@@ -7,7 +7,8 @@ use tributary_model::label::{Labels, METRIC_NAME};
 use super::Evaluator;
 use super::grid::Grid;
 use super::series::{Points, Series, without_empty};
-use crate::ast::{Aggregate, AggregateOp};
+use crate::ast::Aggregate;
+use crate::ast::operator::AggregateOp;
 use crate::functions::number::{self, Mean, Sum, is_quantile};
 use crate::value::EvalError;
 

@@ -3,7 +3,8 @@
 use super::Evaluator;
 use super::grid::Grid;
 use super::series::{Data, Series, without_empty};
-use crate::ast::{Binary, BinaryOp, ValueType};
+use crate::ast::operator::BinaryOp;
+use crate::ast::{Binary, ValueType};
 use crate::value::EvalError;
 
 /// The result of an operator on two numbers, and whether a filter lets the element through.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::ast::{DurationExpr, DurationOp, Number, Span};
+use crate::ast::duration::{DurationExpr, DurationOp};
+use crate::ast::{Number, Span};
 use crate::functions::number::{max, min, to_i64};
 use crate::value::{DurationFault, EvalError};
 

@@ -10,7 +10,8 @@ use super::grid::Grid;
 use super::labels::without_identity;
 use super::series::{Points, Series};
 use super::set::group_of;
-use crate::ast::{Binary, BinaryOp, Cardinality, Matching};
+use crate::ast::operator::BinaryOp;
+use crate::ast::{Binary, Cardinality, Matching};
 use crate::value::{EvalError, in_braces};
 
 /// The series of one group: indices into the "many" and the "one" side.

@@ -7,7 +7,8 @@ use super::aggregate::{extremes, groups};
 use super::grid::Grid;
 use super::sampling::is_taken;
 use super::series::{Points, Series};
-use crate::ast::{Aggregate, AggregateOp, Expr};
+use crate::ast::operator::AggregateOp;
+use crate::ast::{Aggregate, Expr};
 use crate::functions::number::{INT64_END, to_usize};
 use crate::value::{EvalError, go_float};
 

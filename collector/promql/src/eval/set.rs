@@ -7,7 +7,8 @@ use tributary_model::label::{Labels, METRIC_NAME};
 use super::Evaluator;
 use super::grid::Grid;
 use super::series::{Series, without_empty};
-use crate::ast::{Binary, BinaryOp, Matching};
+use crate::ast::operator::BinaryOp;
+use crate::ast::{Binary, Matching};
 use crate::value::EvalError;
 
 /// The labels by which two series are partners.

@@ -1,7 +1,9 @@
 //! Durations in brackets and after `offset`: literals, and arithmetic with `step()` and `range()`.
 
-use super::{Keyword, Parser};
-use crate::ast::{DurationExpr, DurationOp, Number, Span};
+use super::Parser;
+use super::keyword::Keyword;
+use crate::ast::duration::{DurationExpr, DurationOp};
+use crate::ast::{Number, Span};
 use crate::error::Fault;
 use crate::lexer::TokenKind;
 

@@ -4,10 +4,10 @@ use tributary_model::label::METRIC_NAME;
 use tributary_model::matcher::{MatchOp, Matcher};
 use tributary_model::sample::Timestamp;
 
-use super::{Keyword, Node, Parser};
-use crate::ast::{
-    At, DurationExpr, Expr, Extend, MatrixSelector, Span, Subquery, TimeShift, VectorSelector,
-};
+use super::keyword::Keyword;
+use super::{Node, Parser};
+use crate::ast::duration::DurationExpr;
+use crate::ast::{At, Expr, Extend, MatrixSelector, Span, Subquery, TimeShift, VectorSelector};
 use crate::error::Fault;
 use crate::lexer::TokenKind;
 

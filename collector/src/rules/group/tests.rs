@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::query::QueryError;
+use crate::rules::alerting::State;
 use crate::rules::fake::{Fake, group, settings};
 
 fn at(minute: i64) -> Timestamp {
