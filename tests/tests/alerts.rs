@@ -14,7 +14,7 @@ fn rules(until: i64) -> String {
       - alert: Deadline
         expr: vector(time()) < {until}
         labels: {{ severity: page }}
-        annotations: {{ summary: 'now {{{{ $labels.severity }}}} <b>' }}
+        annotations: {{ summary: 'the <b>{{{{ "deadline" | toUpper }}}}</b>' }}
 "
     )
 }
@@ -47,8 +47,8 @@ async fn an_alert_is_mailed_and_so_is_its_end() {
     assert_eq!(first.header("Subject").unwrap(), "[FIRING:1] Deadline (page)");
     assert_eq!(first.header("Auto-Submitted").unwrap(), "auto-generated");
     assert_eq!(first.header("In-Reply-To"), None);
-    assert!(first.text.contains("summary: now page <b>"), "{}", first.text);
-    assert!(first.text.contains("now page &lt;b&gt;"), "{}", first.text);
+    assert!(first.text.contains("summary: the <b>DEADLINE</b>"), "{}", first.text);
+    assert!(first.text.contains("the &lt;b&gt;DEADLINE&lt;/b&gt;"), "{}", first.text);
     assert_eq!(last.header("Subject").unwrap(), "[RESOLVED] Deadline (page)");
     assert_eq!(last.header("In-Reply-To"), first.header("Message-ID"));
     assert_eq!(last.header("References"), first.header("Message-ID"));
