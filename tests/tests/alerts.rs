@@ -14,7 +14,7 @@ fn rules(until: i64) -> String {
       - alert: Deadline
         expr: vector(time()) < {until}
         labels: {{ severity: page }}
-        annotations: {{ summary: 'the <b>{{{{ "deadline" | toUpper }}}}</b>' }}
+        annotations: {{ summary: 'the <b>{{{{ \"deadline\" | toUpper }}}}</b>' }}
 "
     )
 }
