@@ -2,8 +2,8 @@
 
 use crate::value::EvalError;
 
-/// Most steps of one evaluation, subqueries included.
-pub const MAX_STEPS: usize = 50_000_000;
+/// Most steps of a query or of a subquery: two months of seconds. More is [`EvalError::TooManySteps`].
+pub const MAX_STEPS: usize = 5_000_000;
 
 /// Equally spaced times in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,6 +46,9 @@ fn window_function(function: Function) -> Option<WindowFunction> {
     })
 }
 
+/// After so many samples in windows it is asked whether to go on: a few milliseconds of work.
+const SAMPLES_BETWEEN_CHECKS: usize = 1_000_000;
+
 /// The series a range function looks at, and through which windows.
 struct Ranged {
     series: Vec<RangedSeries>,
@@ -147,6 +150,7 @@ impl Evaluator<'_> {
         let mut out = Vec::with_capacity(ranged.series.len());
         let mut samples = Vec::new();
         let mut scratch = Vec::new();
+        let mut looked_at = 0;
         for series in &ranged.series {
             self.load(series, ranged.bounds(grid), &mut samples)?;
             self.hold(samples.len())?;
@@ -159,6 +163,11 @@ impl Evaluator<'_> {
                 to = advance(&samples, to, end.saturating_add(after));
                 from = advance(&samples, from, start.saturating_sub(before));
                 let Some(window @ [_, ..]) = samples.get(from..to) else { continue };
+                looked_at += window.len();
+                if looked_at > SAMPLES_BETWEEN_CHECKS {
+                    looked_at = 0;
+                    self.check()?;
+                }
                 let params = params_at(params, step);
                 self.check_params(call, params)?;
                 let value = function(&mut Window {

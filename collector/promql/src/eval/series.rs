@@ -36,6 +36,9 @@ pub(crate) struct Series {
     pub(crate) points: Points,
 }
 
+/// The most steps that room is made for in advance.
+const PREPARED_STEPS: usize = 4096;
+
 /// At most one value per step. Gaps are staleness markers, which are never a value: selectors drop them and no
 /// arithmetic makes them (they are signalling NaNs). Native histograms will be a second column here.
 #[derive(Debug, Clone, Default)]
@@ -45,9 +48,9 @@ pub(crate) struct Points {
 }
 
 impl Points {
-    /// No values yet, with room for so many steps.
+    /// No values yet, with room for so many steps. Of a great many steps, most may stay without a value.
     pub(crate) fn with_capacity(steps: usize) -> Self {
-        Self { first: 0, values: Vec::with_capacity(steps) }
+        Self { first: 0, values: Vec::with_capacity(steps.min(PREPARED_STEPS)) }
     }
 
     /// One value per step from the first on.
