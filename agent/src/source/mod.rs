@@ -39,13 +39,7 @@ pub(crate) struct Arrival {
 /// Why the pipeline did not take an arrival. The sender still has the samples and may try again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// Too much is waiting already.
-    #[error("the agent is overloaded: {0}")]
-    Overloaded(String),
     /// The spool cannot write any more.
     #[error("the agent's spool failed: {0}")]
     Spool(String),
-    /// The agent is stopping.
-    #[error("the agent is stopping")]
-    Stopping,
 }
