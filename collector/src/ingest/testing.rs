@@ -1,21 +1,36 @@
 //! A store in a folder that goes away, for tests.
 
-use tributary_store::{Options, Store};
+use std::collections::HashMap;
+
+use tributary_store::{Options, Store, StreamKey};
 
 use super::replay::Replayer;
+use super::stream::StreamReader;
 
 /// A store, and what is in it.
 pub(crate) struct Folder {
     store: Store,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::TempDir::new().unwrap();
+        Self::open(tempfile::TempDir::new().unwrap()).0
+    }
+
+    /// Closes the store and opens it again; the streams' readers come from its journal.
+    pub(crate) fn reopen(self) -> (Self, HashMap<StreamKey, StreamReader>) {
+        let Self { store, dir } = self;
+        drop(store);
+        Self::open(dir)
+    }
+
+    fn open(dir: tempfile::TempDir) -> (Self, HashMap<StreamKey, StreamReader>) {
         let options = Options { path: dir.path().to_owned(), ..Options::default() };
-        let (store, _) = Store::open(options, &mut Replayer::default()).unwrap();
-        Self { store, _dir: dir }
+        let mut replayer = Replayer::default();
+        let (store, report) = Store::open(options, &mut replayer).unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        (Self { store, dir }, replayer.into_readers())
     }
 
     pub(crate) fn store(&self) -> &Store {

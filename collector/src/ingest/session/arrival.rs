@@ -9,8 +9,8 @@ use tributary_proto::frame::{FrameError, Header};
 use tributary_store::{Accepted, Reason, StreamKey};
 
 use crate::ingest::Shared;
-use crate::ingest::metrics::{because, of};
-use crate::ingest::registry::Durable;
+use crate::ingest::metrics::{IngestMetrics, because, of};
+use crate::ingest::registry::{Durable, Registry};
 use crate::ingest::stream::{Admitted, StreamReader, Terms};
 
 /// How far the frames of this connection have come.
@@ -49,9 +49,20 @@ impl Arrival {
         };
         let admitted = reader.accept(data, &terms, self.received_at, self.for_state)?;
         self.count(&admitted);
-        let store = shared.store.clone();
-        let done = Box::new(move |result| self.answered(result));
-        store.append(admitted.payload, admitted.batch, done);
+        let answer = Answer {
+            metrics: shared.metrics.clone(),
+            registry: shared.registry.clone(),
+            key: self.key,
+            frame: Durable {
+                seq: self.header.seq,
+                newest: (self.header.samples > 0 && !self.for_state).then_some(self.header.max_at),
+                complete_until: self.header.complete_until,
+                received_at: self.received_at,
+            },
+            progress: self.progress,
+        };
+        let done = Box::new(move |result| answer.take(result));
+        shared.store.append(admitted.payload, admitted.batch, done);
         Ok(())
     }
 
@@ -71,38 +82,44 @@ impl Arrival {
         }
         self.shared.registry.dropped(&self.key, &admitted.dropped);
     }
+}
 
-    /// The store's answer; on its writer's thread.
-    fn answered(self, result: Result<Accepted, tributary_store::Error>) {
+/// Waits for the store's answer, on the thread of its writer. It must not hold the store: a writer cannot wait for
+/// its own end.
+struct Answer {
+    metrics: IngestMetrics,
+    registry: Registry,
+    key: StreamKey,
+    frame: Durable,
+    progress: watch::Sender<Progress>,
+}
+
+impl Answer {
+    fn take(self, result: Result<Accepted, tributary_store::Error>) {
         if let Ok(accepted) = &result {
-            let durable = Durable {
-                seq: self.header.seq,
-                newest: (self.header.samples > 0 && !self.for_state).then_some(self.header.max_at),
-                complete_until: self.header.complete_until,
-                received_at: self.received_at,
-            };
-            note_durable(&self.shared, &self.key, durable, accepted);
+            self.count(accepted);
         }
         self.progress.send_modify(|progress| {
             progress.answered += 1;
             match result {
                 Ok(_) if progress.failed.is_none() => {
-                    progress.durable_seq = progress.durable_seq.max(self.header.seq);
+                    progress.durable_seq = progress.durable_seq.max(self.frame.seq);
                 }
                 Ok(_) => {}
                 Err(error) => progress.failed = Some(error.to_string()),
             }
         });
     }
-}
 
-fn note_durable(shared: &Shared, key: &StreamKey, frame: Durable, accepted: &Accepted) {
-    let (metrics, cluster) = (&shared.metrics, &key.cluster);
-    metrics.frames.get_or_create(&of(cluster)).inc();
-    metrics.samples.get_or_create(&of(cluster)).inc_by(u64::from(accepted.stored));
-    for reason in Reason::ALL.into_iter().filter(|reason| accepted.of(*reason) > 0) {
-        let label = because(cluster, reason.as_str());
-        metrics.samples_rejected.get_or_create(&label).inc_by(u64::from(accepted.of(reason)));
+    fn count(&self, accepted: &Accepted) {
+        let (metrics, cluster) = (&self.metrics, &self.key.cluster);
+        metrics.frames.get_or_create(&of(cluster)).inc();
+        metrics.samples.get_or_create(&of(cluster)).inc_by(u64::from(accepted.stored));
+        for reason in Reason::ALL.into_iter().filter(|reason| accepted.of(*reason) > 0) {
+            let label = because(cluster, reason.as_str());
+            let count = u64::from(accepted.of(reason));
+            metrics.samples_rejected.get_or_create(&label).inc_by(count);
+        }
+        self.registry.durable(&self.key, self.frame, accepted, Instant::now());
     }
-    shared.registry.durable(key, frame, accepted, Instant::now());
 }

@@ -216,6 +216,41 @@ async fn without_the_decoders_state_the_segment_is_sent_again_and_stored_once() 
 }
 
 #[tokio::test]
+async fn a_restart_reads_the_decoders_state_from_the_journal() {
+    let store = testing::Folder::new();
+    let spool = frames(7, 1, 1..=4);
+    let before = shared(store.store(), Policy { max_series: 3, ..Policy::default() });
+    let mut agent = Agent::connect(&before, peer());
+    agent.open(7).await;
+    for frame in &spool[..3] {
+        agent.frame(frame).await;
+    }
+    agent.acknowledged(3).await;
+    agent.close().await;
+    drop(before);
+
+    let (store, readers) = store.reopen();
+    let config = Config::new("cluster".to_owned(), Policies::default());
+    let after =
+        Arc::new(Shared::new(config, store.store().clone(), IngestMetrics::default(), readers));
+    let mut agent = Agent::connect(&after, peer());
+    assert_eq!(agent.open(7).await, (3, true));
+    agent.frame(&spool[3]).await;
+    agent.acknowledged(4).await;
+    agent.close().await;
+    assert_eq!(
+        store.series(),
+        [
+            r#"own_1{cluster="eu-1"}"#,
+            r#"own_2{cluster="eu-1"}"#,
+            r#"own_4{cluster="eu-1"}"#,
+            r#"up{cluster="eu-1", exported_cluster="forged"}"#,
+        ],
+        "own_3 was over the limit of that time"
+    );
+}
+
+#[tokio::test]
 async fn a_new_segment_may_jump_ahead_and_nothing_else_may() {
     let store = testing::Folder::new();
     let shared = shared(store.store(), Policy::default());
