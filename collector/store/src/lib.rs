@@ -124,7 +124,10 @@ impl Drop for Shared {
     /// Waits until the writer has answered everything that was asked.
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(writer) = self.writer.take() {
+        // A callback that held the last clone drops it on the writer's own thread, which cannot wait for itself.
+        if let Some(writer) = self.writer.take()
+            && writer.thread().id() != std::thread::current().id()
+        {
             // A writer that panicked has nothing left to wait for.
             let _ = writer.join();
         }
