@@ -39,39 +39,39 @@ pub struct ByGroup {
 }
 
 impl Metrics {
-    /// Metrics that `registry` shows.
+    /// Metrics that `registry` shows; it adds the program's name to theirs.
     pub fn register(registry: &mut Registry) -> Self {
         let m = Self::default();
-        let registry = registry.sub_registry_with_prefix("tributary_collector_rule");
-        registry.register("_evaluations", "Evaluations of rules", m.evaluations.clone());
+        let registry = registry.sub_registry_with_prefix("rule");
+        registry.register("evaluations", "Evaluations of rules", m.evaluations.clone());
         registry.register(
-            "_evaluation_failures",
+            "evaluation_failures",
             "Evaluations of rules that failed",
             m.failures.clone(),
         );
         registry.register(
-            "_group_missed_slots",
+            "group_missed_slots",
             "Slots that passed without an evaluation",
             m.missed.clone(),
         );
         registry.register(
-            "_group_last_duration_seconds",
+            "group_last_duration_seconds",
             "How long the last evaluation took",
             m.duration.clone(),
         );
         registry.register(
-            "_group_last_evaluation_timestamp_seconds",
+            "group_last_evaluation_timestamp_seconds",
             "The slot of the last evaluation",
             m.last_evaluation.clone(),
         );
-        registry.register("_samples_written", "Samples that rules wrote", m.samples.clone());
+        registry.register("samples_written", "Samples that rules wrote", m.samples.clone());
         registry.register(
-            "_template_failures",
+            "template_failures",
             "Templates that could not be expanded",
             m.template_failures.clone(),
         );
         registry.register(
-            "_state_write_failures",
+            "state_write_failures",
             "Writes of the alerts' state that failed",
             m.state_failures.clone(),
         );
