@@ -143,7 +143,10 @@ pub enum HandshakeError {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("reading {}: {source}", path.display())]
+    #[error(
+        "reading {}: {source}\n  = help: certificates are made by tributary-certs init and tributary-certs issue",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,

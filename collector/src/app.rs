@@ -1,17 +1,19 @@
 //! Assembles the parts, starts them, and stops them in order: intake first, then mails, then the web.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tributary_certs::tls::{Material, ServerTls, TlsError};
+use tributary_certs::tls::{ClientTls, Material, ServerTls, TlsError};
 use tributary_model::diagnostic::Diagnostic;
 use tributary_model::sample::Timestamp;
 use tributary_store::{OpenReport, Store};
@@ -101,7 +103,7 @@ impl Files {
 }
 
 /// Runs the collector until it is told to stop.
-pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub async fn run(path: PathBuf, config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let files = Files::read(&config)?;
     let web = bind("web.listen", config.web.listen).await?;
@@ -110,6 +112,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (store, replayer) = open_store(&config).await?;
     let mut running =
         Running::start(config, files, Ports { web, ingest }, (store, replayer), started)?;
+    running.path = path;
     running.until_stopped(&mut signals).await;
     running.stop(&mut signals).await
 }
@@ -166,6 +169,8 @@ struct Ports {
 
 /// The running parts, in the three stages in which they stop.
 struct Running {
+    /// The configuration file.
+    path: PathBuf,
     config: Config,
     intake: Stage,
     alerting: Stage,
@@ -187,6 +192,8 @@ struct Stage {
 /// What a reload replaces.
 struct Reloadable {
     tls: Arc<ServerTls>,
+    client_tls: Arc<ClientTls>,
+    policies: Arc<ArcSwap<Policies>>,
     port: Arc<Port>,
     alerting: Option<Arc<tokio::sync::watch::Sender<notify::Settings>>>,
     rules: Engine<Host>,
@@ -205,6 +212,7 @@ impl Running {
         let metrics = ProcessMetrics::new(&mut registry);
         let (mut intake, mut alerting, mut web) =
             (Stage::default(), Stage::default(), Stage::default());
+        files.port.register(&mut registry);
         let queries = Queries::new(
             StoreEngine(store.clone()),
             Bounds {
@@ -215,7 +223,6 @@ impl Running {
             },
         );
         queries.register(&mut registry);
-        files.port.register(&mut registry);
         let mut host = Host {
             store: store.clone(),
             queries: queries.clone(),
@@ -267,8 +274,12 @@ impl Running {
         };
         let pages = admin::router(admin).merge(api::router(api));
 
+        let client_tls = Arc::new(ClientTls::new(&files.tls)?);
+        let dialler = ingest.dialler(Arc::clone(&client_tls), config.dial.clone());
         let reloadable = Reloadable {
             tls,
+            client_tls,
+            policies: ingest.policies(),
             port: Arc::clone(&files.port),
             alerting: notifier.as_ref().map(Notifier::settings),
             rules: engine.clone(),
@@ -282,6 +293,7 @@ impl Running {
             });
         }
         intake.spawn(|stop| ingest.run(ports.ingest, stop));
+        intake.spawn(|stop| dialler.run(stop));
         intake.spawn(|stop| scraper.run(stop));
         intake.spawn(|stop| engine.run(stop));
         web.spawn(|stop| files.port.serve(ports.web, pages, stop));
@@ -291,7 +303,7 @@ impl Running {
         });
         ready.store(true, Ordering::Relaxed);
         tracing::info!(web = %config.web.listen, ingest = %config.ingest.listen, "Tributary collector is ready");
-        Ok(Self { config, intake, alerting, web, store, ready, reloads, reloadable, metrics })
+        Ok(Self { path: PathBuf::new(), config, intake, alerting, web, store, ready, reloads, reloadable, metrics })
     }
 
     /// Serves reloads until somebody wants the collector to stop.
@@ -307,7 +319,7 @@ impl Running {
         }
     }
 
-    /// Re-reads certificates, web configuration and alerting. What is wrong is refused, and the old stays in force.
+    /// Re-reads the configuration and what it names. What is wrong is refused as a whole, and the old stays in force.
     fn reload(&mut self) -> Result<(), String> {
         let now = Timestamp::from(SystemTime::now());
         let reloaded = self.try_reload();
@@ -318,7 +330,7 @@ impl Running {
                 runtime.config_read = now;
                 self.metrics.reload_successful.set(1);
                 self.metrics.reload_success_time.set(now.as_secs_f64());
-                tracing::info!("certificates, rules and alerting were read again");
+                tracing::info!("the configuration was read again: certificates, policies, rules, alerting, web");
             }
             Err(error) => {
                 self.metrics.reload_successful.set(0);
@@ -329,16 +341,23 @@ impl Running {
         reloaded.map_err(|e| e.to_string())
     }
 
-    fn try_reload(&self) -> Result<(), StartError> {
-        let files = Files::read(&self.config)?;
-        self.reloadable.tls.replace(&files.tls)?;
-        self.reloadable.port.reload()?;
-        if let (Some(replace), Some(settings)) =
-            (&self.reloadable.alerting, notify_settings(&self.config, files.alerting))
-        {
+    fn try_reload(&mut self) -> anyhow::Result<()> {
+        let config = Config::load(&self.path, std::env::vars())?;
+        let files = Files::read(&config)?;
+        let in_force = &self.reloadable;
+        in_force.tls.replace(&files.tls)?;
+        in_force.client_tls.replace(&files.tls)?;
+        in_force.port.reload()?;
+        in_force.policies.store(Arc::new(policies(&config)));
+        let settings = notify_settings(&config, files.alerting);
+        if let (Some(replace), Some(settings)) = (&in_force.alerting, settings) {
             replace.send_replace(settings);
         }
-        self.reloadable.rules.replace(rule_settings(&self.config), files.rules);
+        in_force.rules.replace(rule_settings(&config), files.rules);
+        for key in self.config.fixed_keys_that_differ(&config) {
+            tracing::warn!(key, "this change takes a restart");
+        }
+        self.config = config;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use tributary_model::cluster::ClusterName;
 use tributary_model::label::is_legacy_label_name;
 use tributary_model::{duration, yaml};
 
+use crate::ingest::dial::Target;
 use crate::ingest::policy::Policy;
 use crate::scrape::{Job, RawJob};
 
@@ -28,6 +29,8 @@ pub struct Config {
     pub storage: Storage,
     /// Where agents connect.
     pub ingest: Ingest,
+    /// Agents that wait to be dialled.
+    pub dial: Vec<Target>,
     /// Policy by cluster name; `*` is the default.
     pub clusters: BTreeMap<String, Policy>,
     /// The HTTP port.
@@ -104,7 +107,7 @@ pub struct Alerting {
 }
 
 /// `query:`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// Longest evaluation, waiting included.
     pub timeout: Duration,
@@ -156,6 +159,27 @@ impl Config {
     /// The configuration in force, defaults included.
     pub fn shown(&self) -> String {
         self.shown.clone()
+    }
+
+    /// Keys that were read at the start only, and that say something else in `newer`.
+    pub fn fixed_keys_that_differ(&self, newer: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("cluster_label", self.cluster_label == newer.cluster_label),
+            ("local_cluster", self.local_cluster == newer.local_cluster),
+            ("storage.path", self.storage.path == newer.storage.path),
+            ("storage.retention", self.storage.retention == newer.storage.retention),
+            ("ingest.listen", self.ingest.listen == newer.ingest.listen),
+            ("dial", self.dial == newer.dial),
+            ("web.listen", self.web.listen == newer.web.listen),
+            ("web.config_file", self.web.config_file == newer.web.config_file),
+            ("scrape", self.scrape == newer.scrape),
+            (
+                "alerting.config_file",
+                self.alerting.config_file.is_some() == newer.alerting.config_file.is_some(),
+            ),
+            ("query", self.query == newer.query),
+        ];
+        keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
     }
 
     /// Reads `path` and the environment. Relative paths in the file are relative to the file's folder.
@@ -384,13 +408,6 @@ impl Door {
             let why = format!("\"{}\" is not a label name", raw.cluster_label);
             return Err(self.fail("cluster_label", why));
         }
-        if let Some(dial) = raw.dial.first() {
-            let why = format!(
-                "dialling agents ({} at {}) is not supported yet: let the agent dial the collector",
-                dial.cluster, dial.address
-            );
-            return Err(self.fail("dial", why));
-        }
         if !raw.alerting.forward_to.is_empty() {
             let why =
                 "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
@@ -418,6 +435,7 @@ impl Door {
                 listen: self.address("ingest.listen", &raw.ingest.listen)?,
                 tls: self.tls(raw.ingest.tls)?,
             },
+            dial: self.dial(raw.dial)?,
             clusters: self.policies(&raw.clusters)?,
             web: Web {
                 listen: self.address("web.listen", &raw.web.listen)?,
@@ -448,6 +466,21 @@ impl Door {
             key_file: file("key_file", raw.key_file)?,
             ca_file: file("ca_file", raw.ca_file)?,
         })
+    }
+
+    fn dial(&self, raw: Vec<RawDial>) -> Result<Vec<Target>, ConfigError> {
+        raw.into_iter()
+            .map(|RawDial { cluster, address }| {
+                let cluster =
+                    cluster.parse().map_err(|e| self.fail("dial.cluster", format!("{e}")))?;
+                let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+                if port.is_none() {
+                    let why = format!("\"{address}\" is not HOST:PORT, like eu-1.example.org:9393");
+                    return Err(self.fail("dial.address", why));
+                }
+                Ok(Target { cluster, address })
+            })
+            .collect()
     }
 
     fn policies(
@@ -592,7 +625,7 @@ mod tests {
             ("local_cluster: Local", "\"Local\" is not a valid name"),
             ("web: { listen: nine }", "is not an address"),
             ("clusters: { EU: {} }", "\"EU\" is not a valid name"),
-            ("dial: [ { cluster: a, address: b } ]", "not supported yet"),
+            ("dial: [ { cluster: a, address: b } ]", "is not HOST:PORT"),
         ] {
             let text = if text == "{}" { text.to_owned() } else { format!("{TLS}{text}\n") };
             let error = load(&text, &[]).unwrap_err().to_string();

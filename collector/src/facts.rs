@@ -99,7 +99,13 @@ fn agent(status: &AgentStatus) -> view::Agent {
         since: connection.map(|c| c.since),
         last_sequence: status.durable_seq,
         complete_until: status.complete_until,
+        last_frame: status.last_frame,
+        last_sample: status.last_sample,
+        samples: status.stored,
+        clock_skew_ms: status.clock_skew_ms,
         spool_bytes: status.spooled.1,
+        certificate_serial: connection.map(|c| c.serial.clone()).unwrap_or_default(),
+        certificate_issuer: connection.map(|c| c.issuer.clone()).unwrap_or_default(),
         certificate_until: connection.map(|c| Timestamp::from(c.not_after)),
         reason: status.ended.clone().unwrap_or_default(),
     }

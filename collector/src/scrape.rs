@@ -93,7 +93,7 @@ pub trait Sink: Clone + Send + Sync + 'static {
 }
 
 /// A job with its values read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     name: String,
     interval: Duration,

@@ -266,8 +266,22 @@ pub struct Agent {
     /// Up to when it vouches that nothing is missing, except what the gap ledger lists.
     #[serde(serialize_with = "time", skip_serializing_if = "Option::is_none")]
     pub complete_until: Option<Timestamp>,
+    /// When its last frame came.
+    #[serde(serialize_with = "time", skip_serializing_if = "Option::is_none")]
+    pub last_frame: Option<Timestamp>,
+    /// When its newest sample was true.
+    #[serde(serialize_with = "time", skip_serializing_if = "Option::is_none")]
+    pub last_sample: Option<Timestamp>,
+    /// Samples of it that were stored since the collector's start.
+    pub samples: u64,
+    /// How far its clock is ahead of ours, in milliseconds.
+    pub clock_skew_ms: i64,
     /// Bytes that wait in its spool.
     pub spool_bytes: u64,
+    /// Its certificate's serial number; empty while it is not connected.
+    pub certificate_serial: String,
+    /// The authority that signed its certificate; empty while it is not connected.
+    pub certificate_issuer: String,
     /// When its certificate ends.
     #[serde(serialize_with = "time", skip_serializing_if = "Option::is_none")]
     pub certificate_until: Option<Timestamp>,

@@ -163,6 +163,7 @@ struct Refusal {
 
 impl Mailer {
     /// A mailer with other deadlines.
+    #[cfg(test)]
     pub fn new(deadlines: Deadlines) -> Self {
         Self { deadlines, logins: Mutex::default() }
     }

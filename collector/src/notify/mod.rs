@@ -117,7 +117,8 @@ impl<S: StateStore> Notifier<S> {
         }
     }
 
-    /// The same notifier with another clock and other deadlines, for tests.
+    /// The same notifier with another clock and other deadlines.
+    #[cfg(test)]
     #[must_use]
     pub fn with(
         mut self,
