@@ -24,7 +24,7 @@ use tributary_model::label::Labels;
 use tributary_model::sample::Timestamp;
 
 use self::config::Config;
-use self::email::{Deadlines, Delivery, Failure, Mailer, Reason};
+use self::email::{Delivery, Failure, Mailer, Reason};
 use self::group::{Answer, Change, Ended, Fate, Groups, Job};
 use self::log::{Intent, Key, Progress};
 use self::message::Sender;
@@ -115,19 +115,6 @@ impl<S: StateStore> Notifier<S> {
             queue,
             alerts,
         }
-    }
-
-    /// The same notifier with another clock and other deadlines.
-    #[cfg(test)]
-    #[must_use]
-    pub fn with(
-        mut self,
-        now: impl Fn() -> Timestamp + Send + Sync + 'static,
-        deadlines: Deadlines,
-    ) -> Self {
-        self.now = Box::new(now);
-        self.mailer = Arc::new(Mailer::new(deadlines));
-        self
     }
 
     /// Where alerts are handed in.
