@@ -98,6 +98,7 @@ fn v1() -> Router<Api> {
         .route("/targets", both(status::targets))
         .route("/scrape_pools", both(status::scrape_pools))
         .route("/alertmanagers", both(status::alertmanagers))
+        .route("/notifications", both(status::notifications))
         .route("/status/buildinfo", both(status::build_info))
         .route("/status/runtimeinfo", both(status::runtime_info))
         .route("/status/flags", both(status::flags))

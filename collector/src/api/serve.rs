@@ -1,9 +1,9 @@
 //! Accepts connections of the HTTP port, within bounds, and lets running requests end before a stop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -27,10 +27,11 @@ use tributary_model::diagnostic::Diagnostic;
 use super::auth::{Access, Guard, guard};
 use super::web_file::{TlsFiles, WebFile};
 
-/// Connections at once. Full: new ones wait in the kernel.
+/// Connections at once. Full: of those that never asked anything the oldest is closed for a new one; if there is none,
+/// new ones wait in the kernel.
 pub const MAX_CONNECTIONS: usize = 512;
 
-/// Connections at once of one address. More are closed.
+/// Connections at once of one address. Full: as above among its own; if there is none, new ones are closed.
 pub const MAX_CONNECTIONS_OF_ONE: usize = 384;
 
 /// How long a client has for the head of a request, and how long a connection may be idle.
@@ -56,7 +57,7 @@ pub struct Port {
     tls: ArcSwapOption<WebTls>,
     /// Connections that are up.
     connections: Gauge,
-    /// Connections that were closed at once, because their address has too many.
+    /// Connections that were closed because there were too many.
     connections_refused: Counter,
     /// TLS handshakes that failed.
     handshakes_failed: Counter,
@@ -80,7 +81,7 @@ impl Port {
     pub fn register(&self, registry: &mut Registry) {
         let up = "HTTP connections that are up";
         registry.register("http_connections", up, self.connections.clone());
-        let refused = "HTTP connections closed because their address has too many";
+        let refused = "HTTP connections closed because there were too many";
         registry.register("http_connections_refused", refused, self.connections_refused.clone());
         let failed = "TLS handshakes of HTTP clients that failed";
         registry.register("http_handshakes_failed", failed, self.handshakes_failed.clone());
@@ -108,14 +109,10 @@ impl Port {
             .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
             .layer(middleware::from_fn_with_state(Arc::clone(&self.guard), guard));
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let callers = Callers::default();
+        let lobby = Lobby::default();
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let place = tokio::select! {
-                () = stop.cancelled() => break,
-                place = Arc::clone(&places).acquire_owned() => place,
-            };
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = listener.accept() => accepted,
@@ -128,16 +125,29 @@ impl Port {
                     continue;
                 }
             };
-            let Some(caller) = callers.enter(peer.ip()) else {
+            if places.available_permits() == 0 && lobby.close_one(None) {
                 self.connections_refused.inc();
+            }
+            let full = lobby.count(peer.ip()) >= MAX_CONNECTIONS_OF_ONE;
+            if full {
+                self.connections_refused.inc();
+            }
+            if full && !lobby.close_one(Some(peer.ip())) {
                 continue;
+            }
+            let place = tokio::select! {
+                () = stop.cancelled() => break,
+                place = Arc::clone(&places).acquire_owned() => place,
             };
+            let guest = lobby.enter(peer.ip());
             let (port, router, stop) = (Arc::clone(&self), router.clone(), stop.clone());
             connections.spawn(async move {
                 port.connections.inc();
-                port.connection(tcp, peer, router, stop).await;
+                let closed = guest.closed.clone();
+                let talking = port.connection(tcp, peer, router, (stop, guest));
+                closed.run_until_cancelled(talking).await;
                 port.connections.dec();
-                drop((place, caller));
+                drop(place);
             });
         }
         drop(listener);
@@ -149,14 +159,14 @@ impl Port {
         tcp: TcpStream,
         peer: SocketAddr,
         router: Router,
-        stop: CancellationToken,
+        (stop, guest): (CancellationToken, Guest),
     ) {
         // Answers are written at once; nothing is gained by waiting for more.
         let _ = tcp.set_nodelay(true);
         match self.tls.load_full() {
-            None => talk(tcp, peer, router, stop).await,
+            None => talk(tcp, peer, router, (stop, guest)).await,
             Some(tls) => match tls.accept(tcp).await {
-                Ok(stream) => talk(stream, peer, router, stop).await,
+                Ok(stream) => talk(stream, peer, router, (stop, guest)).await,
                 Err(error) => {
                     self.handshakes_failed.inc();
                     tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed");
@@ -170,9 +180,10 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     peer: SocketAddr,
     router: Router,
-    stop: CancellationToken,
+    (stop, guest): (CancellationToken, Guest),
 ) {
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        guest.asked();
         request.extensions_mut().insert(PeerAddress(peer));
         router.clone().oneshot(request.map(axum::body::Body::new))
     });
@@ -206,35 +217,76 @@ fn read(file: Option<&Path>) -> Result<(Access, Option<WebTls>), Box<Diagnostic>
     Ok((access, tls))
 }
 
-/// How many connections each address has.
+/// Every connection that is up, and which of them never asked anything.
 #[derive(Debug, Clone, Default)]
-struct Callers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Lobby(Arc<Mutex<Guests>>);
 
-impl Callers {
-    fn enter(&self, from: IpAddr) -> Option<Caller> {
-        let mut callers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = callers.entry(from).or_default();
-        if *count >= MAX_CONNECTIONS_OF_ONE {
-            return None;
+#[derive(Debug, Default)]
+struct Guests {
+    /// Connections by address.
+    counts: HashMap<IpAddr, usize>,
+    /// Those that never asked anything, oldest first, and what closes each.
+    silent: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    /// The number of the next connection.
+    next: u64,
+}
+
+impl Lobby {
+    fn count(&self, from: IpAddr) -> usize {
+        self.guests().counts.get(&from).copied().unwrap_or(0)
+    }
+
+    fn enter(&self, from: IpAddr) -> Guest {
+        let mut guests = self.guests();
+        let number = guests.next;
+        guests.next += 1;
+        let closed = CancellationToken::new();
+        guests.silent.insert(number, (from, closed.clone()));
+        *guests.counts.entry(from).or_default() += 1;
+        Guest { lobby: self.clone(), number, from, closed }
+    }
+
+    /// Closes the oldest connection that never asked anything, of one address or of any; false if there is none.
+    fn close_one(&self, of: Option<IpAddr>) -> bool {
+        let mut guests = self.guests();
+        let mut silent = guests.silent.iter();
+        let oldest = silent.find(|(_, (from, _))| of.is_none_or(|of| of == *from));
+        let Some(number) = oldest.map(|(number, _)| *number) else { return false };
+        if let Some((_, closed)) = guests.silent.remove(&number) {
+            closed.cancel();
         }
-        *count += 1;
-        Some(Caller { callers: self.clone(), from })
+        true
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Guests> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One connection's place among its address' connections.
-struct Caller {
-    callers: Callers,
+/// One connection.
+struct Guest {
+    lobby: Lobby,
+    number: u64,
     from: IpAddr,
+    /// Ends the connection at once.
+    closed: CancellationToken,
 }
 
-impl Drop for Caller {
+impl Guest {
+    /// From now on it is not closed for others.
+    fn asked(&self) {
+        self.lobby.guests().silent.remove(&self.number);
+    }
+}
+
+impl Drop for Guest {
     fn drop(&mut self) {
-        let mut callers = self.callers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = callers.get_mut(&self.from) {
+        let mut guests = self.lobby.guests();
+        guests.silent.remove(&self.number);
+        if let Some(count) = guests.counts.get_mut(&self.from) {
             *count -= 1;
             if *count == 0 {
-                callers.remove(&self.from);
+                guests.counts.remove(&self.from);
             }
         }
     }
@@ -337,6 +389,25 @@ mod tests {
         assert!(port.reload().is_err());
         assert_eq!(ask(other).await.status(), StatusCode::OK);
         stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn silent_connections_make_room() {
+        let (listener, address) = listener().await;
+        let stop = CancellationToken::new();
+        let port = Arc::new(Port::load(None).unwrap());
+        let router = Router::new().route("/", get(async || "here"));
+        let serving = tokio::spawn(Arc::clone(&port).serve(listener, router, stop.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS_OF_ONE + 10 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let answer = Http::new().send(request(address, None)).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "here");
+        assert!(port.connections_refused.get() > 0);
+        stop.cancel();
+        drop(silent);
         serving.await.unwrap();
     }
 

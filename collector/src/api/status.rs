@@ -117,11 +117,12 @@ pub async fn config(State(api): State<Api>) -> Response {
 }
 
 /// `targets`: what the collector scrapes itself. Agents' targets are theirs.
-pub async fn targets(State(api): State<Api>, params: Params) -> Response {
+pub async fn targets(State(api): State<Api>, scope: Scope, params: Params) -> Response {
     let active = !params.text("state").eq_ignore_ascii_case("dropped");
     let pool = params.text("scrapePool");
     let mut targets = if active { api.facts.targets() } else { Vec::new() };
     targets.retain(|target| pool.is_empty() || target.scrape_pool == pool);
+    targets.retain(|target| scope.sees(&target.labels));
     success_value(&Targets {
         active_targets: targets,
         dropped_targets: Vec::new(),
@@ -144,6 +145,13 @@ pub async fn scrape_pools(State(api): State<Api>) -> Response {
     pools.sort();
     pools.dedup();
     success_value(&BTreeMap::from([("scrapePools", pools)]))
+}
+
+/// `notifications`: none; they are messages of Prometheus' own pages.
+pub async fn notifications() -> Response {
+    success(&Notes::default(), |json| {
+        json.raw("[]");
+    })
 }
 
 /// `alertmanagers`: none; notifications are sent from here.

@@ -240,6 +240,7 @@ pub struct Cluster {
     /// Samples accepted since the collector's start.
     pub samples: u64,
     /// Samples accepted per second, averaged over the last minute or so.
+    #[serde(serialize_with = "rate")]
     pub samples_per_second: f64,
     /// Samples refused since the collector's start, by reason.
     pub refused: BTreeMap<String, u64>,
@@ -338,6 +339,12 @@ fn time<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S
 #[expect(clippy::ref_option, reason = "serde's serialize_with hands over a reference to the field")]
 fn time_or_zero<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&at.map_or_else(|| GO_ZERO_TIME.to_owned(), rfc3339))
+}
+
+/// The sum of no rates is -0, which would look odd.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as above")]
+fn rate<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(value.abs())
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as above")]

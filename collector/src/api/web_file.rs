@@ -186,7 +186,7 @@ impl Door<'_> {
         let line = self
             .text
             .lines()
-            .position(|line| line.trim_start_matches([' ', '"', '\'', '-', '{']).starts_with(key));
+            .position(|line| line.starts_with(key) || line.contains(&format!(" {key}:")));
         let place = line.map(|line| {
             let source = self.text.lines().nth(line).unwrap_or("");
             let before = source.find(key).and_then(|at| source.get(..at)).unwrap_or("");
