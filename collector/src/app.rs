@@ -303,7 +303,18 @@ impl Running {
         });
         ready.store(true, Ordering::Relaxed);
         tracing::info!(web = %config.web.listen, ingest = %config.ingest.listen, "Tributary collector is ready");
-        Ok(Self { path: PathBuf::new(), config, intake, alerting, web, store, ready, reloads, reloadable, metrics })
+        Ok(Self {
+            path: PathBuf::new(),
+            config,
+            intake,
+            alerting,
+            web,
+            store,
+            ready,
+            reloads,
+            reloadable,
+            metrics,
+        })
     }
 
     /// Serves reloads until somebody wants the collector to stop.
@@ -330,7 +341,9 @@ impl Running {
                 runtime.config_read = now;
                 self.metrics.reload_successful.set(1);
                 self.metrics.reload_success_time.set(now.as_secs_f64());
-                tracing::info!("the configuration was read again: certificates, policies, rules, alerting, web");
+                tracing::info!(
+                    "the configuration was read again: certificates, policies, rules, alerting, web"
+                );
             }
             Err(error) => {
                 self.metrics.reload_successful.set(0);
