@@ -5,7 +5,7 @@ use aws_lc_rs::digest;
 /// The SHA-256 of some bytes in lower-case hexadecimal, 64 characters.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::certificate::hex(digest.as_ref())
 }
 
 #[cfg(test)]
