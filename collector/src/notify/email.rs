@@ -162,12 +162,6 @@ struct Refusal {
 }
 
 impl Mailer {
-    /// A mailer with other deadlines.
-    #[cfg(test)]
-    pub fn new(deadlines: Deadlines) -> Self {
-        Self { deadlines, logins: Mutex::default() }
-    }
-
     /// Delivers a mail to those recipients; fails as a whole, or has an answer for each of them.
     pub async fn deliver(
         &self,

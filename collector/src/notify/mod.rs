@@ -14,7 +14,7 @@ mod stream;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lettre::Address;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -89,7 +89,6 @@ pub struct Notifier<S> {
     state: Arc<S>,
     metrics: Metrics,
     mailer: Arc<Mailer>,
-    now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     queue: mpsc::Sender<Vec<Alert>>,
     alerts: mpsc::Receiver<Vec<Alert>>,
 }
@@ -111,7 +110,6 @@ impl<S: StateStore> Notifier<S> {
             state: Arc::new(state),
             metrics,
             mailer: Arc::new(Mailer::default()),
-            now: Box::new(|| std::time::SystemTime::now().into()),
             queue,
             alerts,
         }
@@ -133,7 +131,7 @@ impl<S: StateStore> Notifier<S> {
         let mut deliveries: JoinSet<Done> = JoinSet::new();
         let places = Arc::new(Semaphore::new(MAX_DELIVERIES));
         loop {
-            let now = (self.now)();
+            let now = now();
             let due = groups.due(now);
             self.put(due.changes).await;
             for job in due.jobs {
@@ -184,19 +182,19 @@ impl<S: StateStore> Notifier<S> {
         }
         let config = Arc::clone(&self.settings.borrow_and_update().config);
         let mut groups = Groups::new(config, name);
-        let changes = groups.restore(records, (self.now)());
+        let changes = groups.restore(records, now());
         self.put(changes).await;
         Ok(groups)
     }
 
     async fn reconfigure(&mut self, groups: &mut Groups) {
         let config = Arc::clone(&self.settings.borrow_and_update().config);
-        let changes = groups.reconfigure(config, (self.now)());
+        let changes = groups.reconfigure(config, now());
         self.put(changes).await;
     }
 
     fn take(&self, groups: &mut Groups, batch: Vec<Alert>) {
-        let dropped = groups.insert(batch, (self.now)());
+        let dropped = groups.insert(batch, now());
         if dropped > 0 {
             tracing::error!(dropped, held = groups.alerts(), "too many alerts; some are not taken");
             self.metrics.dropped.inc_by(u64::try_from(dropped).unwrap_or(u64::MAX));
@@ -212,7 +210,7 @@ impl<S: StateStore> Notifier<S> {
                 return;
             }
         };
-        let now = (self.now)();
+        let now = now();
         if job.intent.attempts > 0 {
             self.metrics.retries.get_or_create(&receiver(&job.key.receiver)).inc();
         }
@@ -303,6 +301,10 @@ impl<S: StateStore> Notifier<S> {
         self.metrics.alerts.set(number(groups.alerts()));
         self.metrics.pending.set(number(groups.pending()));
     }
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
 }
 
 /// One delivery: the intent is made durable, then the mail is handed to the server.

@@ -179,7 +179,9 @@ fn to(addresses: &[&str]) -> Vec<Address> {
 fn quick() -> Mailer {
     let step = Duration::from_millis(300);
     let attempt = Duration::from_secs(20);
-    Mailer::new(Deadlines { connect: step * 10, reply: step * 10, data: step, attempt, quit: step })
+    let deadlines =
+        Deadlines { connect: step * 10, reply: step * 10, data: step, attempt, quit: step };
+    Mailer { deadlines, ..Mailer::default() }
 }
 
 async fn deliver(server: &Server, login: bool) -> Result<Delivery, Failure> {
