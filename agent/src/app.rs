@@ -63,9 +63,28 @@ pub(crate) enum StartError {
         /// The certificate.
         path: PathBuf,
     },
-    /// The allowlist.
+    /// The certificate is a collector's.
+    #[error(
+        "the certificate is for {certificate}, but this is an agent\n  --> {path}\n   = help: issue one with \
+         tributary-certs issue CLUSTER --dir pki"
+    )]
+    NotAgent {
+        /// Whom it is for.
+        certificate: String,
+        /// The certificate.
+        path: PathBuf,
+    },
+    /// The allowlist cannot be read.
+    #[error(
+        "{0}\n   = help: the file is allowlist_file in the configuration; nothing leaves that it does not list"
+    )]
+    NoAllowlist(String),
+    /// The allowlist's text is at fault.
     #[error(transparent)]
-    Allowlist(#[from] AllowlistError),
+    Allowlist(AllowlistError),
+    /// The command line.
+    #[error("{0}")]
+    Usage(String),
     /// A target of `sources.scrape`.
     #[error("{0}")]
     Source(String),
@@ -105,7 +124,10 @@ impl Checked {
     pub(crate) fn new(config: Config) -> Result<Self, StartError> {
         let material = load_material(&config.tls)?;
         let speaker = speaker(&config, &material)?;
-        let rules = Rules::load(&config.allowlist_file)?;
+        let rules = Rules::load(&config.allowlist_file).map_err(|error| match error {
+            AllowlistError::Read { .. } => StartError::NoAllowlist(chain(&error)),
+            fault @ AllowlistError::Fault(_) => StartError::Allowlist(fault),
+        })?;
         Ok(Self { config, material, speaker, rules })
     }
 }
@@ -129,7 +151,10 @@ fn speaker(config: &Config, material: &Material) -> Result<Speaker, StartError> 
         path: config.tls.cert_file.clone(),
     };
     let Identity::Agent { cluster, instance, .. } = identity else {
-        return Err(differs("cluster", config.cluster.as_ref().map_or("?", ClusterName::as_str)));
+        return Err(StartError::NotAgent {
+            certificate: identity.describe(),
+            path: config.tls.cert_file.clone(),
+        });
     };
     if let Some(wanted) = config.cluster.as_ref().filter(|wanted| wanted.as_str() != cluster) {
         return Err(differs("cluster", wanted.as_str()));

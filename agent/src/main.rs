@@ -117,7 +117,8 @@ fn main() -> ExitCode {
 fn work(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { file, log_level, log_format } => {
-            log::start(&log_level, log_format)?;
+            log::start(&log_level, log_format)
+                .map_err(|error| StartError::Usage(error.to_string()))?;
             let checked = load(&file)?;
             runtime()?.block_on(app::run(checked))?;
             Ok(ExitCode::SUCCESS)

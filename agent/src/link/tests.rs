@@ -307,7 +307,7 @@ async fn a_collector_that_dials_gets_the_same() {
                 Some(ToCollector::Drain(_)) => break,
                 _ => continue,
             };
-            answers.send(Ok::<_, Status>(answer.into()).unwrap()).await.unwrap();
+            answers.send(answer.into()).await.unwrap();
             if last == 3 {
                 drain.cancel();
             }
