@@ -433,7 +433,7 @@ async fn maintain(store: Store, stop: CancellationToken) {
 }
 
 fn policies(config: &Config) -> Policies {
-    Policies::new(config.clusters.iter().map(|(name, policy)| (name.clone(), policy.clone())))
+    Policies::new(config.clusters.iter().map(|(name, policy)| (name.clone(), *policy)))
 }
 
 fn rule_settings(config: &Config) -> rules::Settings {

@@ -232,6 +232,7 @@ struct RawIngest {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "the keys of the file")]
 struct RawTls {
     cert_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
