@@ -12,7 +12,7 @@ use tributary_model::number;
 use tributary_model::sample::Timestamp;
 
 use super::envelope::{ApiError, plain};
-use crate::query::{SelectorError, parse_selector};
+use crate::query::text::{SelectorError, parse_selector};
 
 /// Prometheus' earliest time, as its own clients write it.
 const MIN_TIME: &str = "-292273086-05-16T16:47:06Z";

@@ -10,7 +10,8 @@ use super::envelope::{ApiError, Notes, TRUNCATED, success, success_stream};
 use super::json::Json;
 use super::params::Params;
 use super::{Api, Scope};
-use crate::query::{Answer, Call, Cost, Value, When, format};
+use crate::query::text::format;
+use crate::query::{Answer, Call, Cost, Value, When};
 
 /// Most points per series in a range query, as in Prometheus.
 pub const MAX_POINTS: i64 = 11_000;

@@ -8,7 +8,8 @@ use tributary_promql::eval::{self, Options};
 use tributary_promql::source::{Select, Series, Source, SourceError};
 use tributary_promql::value::{self, EvalError, Interrupted, Outcome};
 
-use super::{Answer, Cost, Expression, FEATURES, Job, QueryError, Value, Watch, When, parse};
+use super::text::parse;
+use super::{Answer, Cost, Expression, FEATURES, Job, QueryError, Value, Watch, When};
 
 /// The step of subqueries that name none.
 const DEFAULT_STEP: Duration = Duration::from_secs(60);

@@ -102,6 +102,7 @@ fn union<T: Ord>(look: &Look, find: impl Fn(&[Matcher]) -> Vec<T>) -> Vec<T> {
     found
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn failed(error: tributary_store::Error) -> QueryError {
     QueryError::Internal(error.to_string())
 }
@@ -189,7 +190,7 @@ mod tests {
         assert!(number("scalar(sum(up))", us()).await.is_nan());
 
         let look = |any_of: &[&str], enforced| Look {
-            any_of: any_of.iter().map(|t| crate::query::parse_selector(t).unwrap()).collect(),
+            any_of: any_of.iter().map(|t| crate::query::text::parse_selector(t).unwrap()).collect(),
             enforced,
             from: AT.minus(Duration::from_secs(300)),
             to: AT,
