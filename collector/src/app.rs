@@ -1,7 +1,6 @@
 //! Assembles the parts, starts them, and stops them in order: intake first, then mails, then the web.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,16 +102,14 @@ impl Files {
 }
 
 /// Runs the collector until it is told to stop.
-pub async fn run(path: PathBuf, config: Config) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let files = Files::read(&config)?;
     let web = bind("web.listen", config.web.listen).await?;
     let ingest = bind("ingest.listen", config.ingest.listen).await?;
     let started = SystemTime::now();
-    let (store, replayer) = open_store(&config).await?;
-    let mut running =
-        Running::start(config, files, Ports { web, ingest }, (store, replayer), started)?;
-    running.path = path;
+    let opened = open_store(&config).await?;
+    let mut running = Running::start(config, files, Ports { web, ingest }, opened, started)?;
     running.until_stopped(&mut signals).await;
     running.stop(&mut signals).await
 }
@@ -122,7 +119,7 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Sta
 }
 
 /// Opens the store off the async threads: the journal may be long.
-async fn open_store(config: &Config) -> anyhow::Result<(Store, Replayer)> {
+async fn open_store(config: &Config) -> anyhow::Result<Opened> {
     let options = tributary_store::Options {
         path: config.storage.path.clone(),
         retention: config.storage.retention,
@@ -134,7 +131,7 @@ async fn open_store(config: &Config) -> anyhow::Result<(Store, Replayer)> {
     });
     let (store, replayer, report) = opened.await??;
     tell(&report);
-    Ok((store, replayer))
+    Ok(Opened { store, replayer })
 }
 
 /// Says what the store found when it was opened; whatever is damaged or lost is said loudly.
@@ -162,6 +159,12 @@ fn tell(report: &OpenReport) {
     }
 }
 
+/// The store, and what its journal said of the streams.
+struct Opened {
+    store: Store,
+    replayer: Replayer,
+}
+
 struct Ports {
     web: TcpListener,
     ingest: TcpListener,
@@ -169,8 +172,6 @@ struct Ports {
 
 /// The running parts, in the three stages in which they stop.
 struct Running {
-    /// The configuration file.
-    path: PathBuf,
     config: Config,
     intake: Stage,
     alerting: Stage,
@@ -205,7 +206,7 @@ impl Running {
         config: Config,
         files: Files,
         ports: Ports,
-        (store, replayer): (Store, Replayer),
+        Opened { store, replayer }: Opened,
         started: SystemTime,
     ) -> anyhow::Result<Self> {
         let mut registry = metrics::registry();
@@ -213,15 +214,7 @@ impl Running {
         let (mut intake, mut alerting, mut web) =
             (Stage::default(), Stage::default(), Stage::default());
         files.port.register(&mut registry);
-        let queries = Queries::new(
-            StoreEngine(store.clone()),
-            Bounds {
-                timeout: config.query.timeout,
-                max_concurrency: config.query.max_concurrency,
-                max_samples: config.query.max_samples,
-                lookback: config.query.lookback,
-            },
-        );
+        let queries = queries(&config, &store);
         queries.register(&mut registry);
         let mut host = Host {
             store: store.clone(),
@@ -248,13 +241,7 @@ impl Running {
         let rule_metrics = rules::metrics::Metrics::register(&mut registry);
         let engine = Engine::new(rule_settings(&config), files.rules, host.clone(), rule_metrics);
         let scraper = Scraper::new(&config.scrape, host.clone());
-        let runtime = Arc::new(Mutex::new(view::Runtime {
-            started: started.into(),
-            reload_ok: true,
-            config_read: started.into(),
-            retention: config.storage.retention,
-            corruptions: 0,
-        }));
+        let runtime = Arc::new(Mutex::new(runtime(&config, started.into())));
         let facts = AppFacts {
             registry: ingest.registry(),
             store: store.clone(),
@@ -303,18 +290,7 @@ impl Running {
         });
         ready.store(true, Ordering::Relaxed);
         tracing::info!(web = %config.web.listen, ingest = %config.ingest.listen, "Tributary collector is ready");
-        Ok(Self {
-            path: PathBuf::new(),
-            config,
-            intake,
-            alerting,
-            web,
-            store,
-            ready,
-            reloads,
-            reloadable,
-            metrics,
-        })
+        Ok(Self { config, intake, alerting, web, store, ready, reloads, reloadable, metrics })
     }
 
     /// Serves reloads until somebody wants the collector to stop.
@@ -355,7 +331,7 @@ impl Running {
     }
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
-        let config = Config::load(&self.path, std::env::vars())?;
+        let config = Config::load(&self.config.file, std::env::vars())?;
         let files = Files::read(&config)?;
         let in_force = &self.reloadable;
         in_force.tls.replace(&files.tls)?;
@@ -429,6 +405,26 @@ async fn maintain(store: Store, stop: CancellationToken) {
             Ok(Err(error)) => tracing::error!(%error, "maintaining the store failed"),
             Err(error) => tracing::error!(%error, "maintaining the store failed"),
         }
+    }
+}
+
+fn queries(config: &Config, store: &Store) -> Queries {
+    let bounds = Bounds {
+        timeout: config.query.timeout,
+        max_concurrency: config.query.max_concurrency,
+        max_samples: config.query.max_samples,
+        lookback: config.query.lookback,
+    };
+    Queries::new(StoreEngine(store.clone()), bounds)
+}
+
+fn runtime(config: &Config, started: Timestamp) -> view::Runtime {
+    view::Runtime {
+        started,
+        reload_ok: true,
+        config_read: started,
+        retention: config.storage.retention,
+        corruptions: 0,
     }
 }
 

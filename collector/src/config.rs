@@ -21,6 +21,8 @@ const ENVIRONMENT_PREFIX: &str = "TRIBUTARY_";
 /// Everything that `collector.yml` says, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
     /// The label that holds a series' cluster.
     pub cluster_label: String,
     /// The collector's own name in that label.
@@ -193,7 +195,8 @@ impl Config {
         let raw: Raw = yaml::parse(&text, &file)?;
         let raw = raw.overridden(environment)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        Door { file, folder }.config(raw)
+        let config = Door { file, folder }.config(raw)?;
+        Ok(Self { file: path.to_owned(), ..config })
     }
 }
 
@@ -372,8 +375,12 @@ impl Raw {
         let mut last = None;
         for (name, value) in environment {
             let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-            let key = key_path(&keys, &path.to_ascii_lowercase())
-                .ok_or_else(|| fail(&name, "there is no such key in the configuration".into()))?;
+            let Some(key) = key_path(&keys, &path.to_ascii_lowercase()) else {
+                if is_service_link(path) {
+                    continue;
+                }
+                return Err(fail(&name, "there is no such key in the configuration".into()));
+            };
             builder = builder.set_override(key, value).map_err(|e| fail(&name, e.to_string()))?;
             last = Some(name);
         }
@@ -382,6 +389,11 @@ impl Raw {
         let raw: Self = built.try_deserialize().map_err(|e| fail(&last, e.to_string()))?;
         Ok(Self { clusters, ..raw })
     }
+}
+
+/// Kubernetes puts `TRIBUTARY_COLLECTOR_SERVICE_HOST` and the like into every container beside a service of that name.
+fn is_service_link(path: &str) -> bool {
+    path.contains("_SERVICE_") || path.ends_with("_PORT") || path.contains("_PORT_")
 }
 
 /// `storage_retention_bytes` → `storage.retention_bytes`, by the keys that exist; lists cannot be overridden.
@@ -426,6 +438,7 @@ impl Door {
         let local =
             raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
         Ok(Config {
+            file: PathBuf::new(),
             cluster_label: raw.cluster_label,
             local_cluster: local,
             storage: Storage {
@@ -603,6 +616,7 @@ mod tests {
                 ("TRIBUTARY_WEB_LISTEN", "127.0.0.1:1"),
                 ("TRIBUTARY_CLUSTER_LABEL", "origin"),
                 ("OTHER", "x"),
+                ("TRIBUTARY_COLLECTOR_SERVICE_HOST", "10.0.0.1"),
             ],
         )
         .unwrap();

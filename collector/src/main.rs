@@ -117,7 +117,7 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
         Action::Run(args) => {
             log::start(&args.log_level, args.log_format)?;
             let config = Config::load(&args.config_file, std::env::vars())?;
-            app::run(args.config_file, config).await
+            app::run(config).await
         }
         Action::Demo(args) => demo::command(args).await,
         Action::Check(action) => check::command(action),
