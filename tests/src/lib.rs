@@ -14,19 +14,28 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks again until there is an answer, or fails with what was asked for.
-pub async fn eventually<T, F, Fut>(what: &str, mut ask: F) -> T
+pub async fn eventually<T, F, Fut>(what: &str, ask: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    patiently(ask).await.unwrap_or_else(|| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Asks again until there is an answer, or until patience ends.
+pub async fn patiently<T, F, Fut>(mut ask: F) -> Option<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
     let deadline = Instant::now() + PATIENCE;
-    loop {
+    while Instant::now() < deadline {
         if let Some(answer) = ask().await {
-            return answer;
+            return Some(answer);
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    None
 }
 
 /// Now, in milliseconds since the Unix epoch.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use crate::eventually;
+use crate::{eventually, patiently};
 
 /// A running binary. Killed when dropped.
 #[derive(Debug)]
@@ -40,8 +40,9 @@ impl Process {
 
     /// Waits until the log contains `text`.
     pub async fn logged(&self, text: &str) {
-        let what = format!("\"{text}\" in the log of {}", self.binary.display());
-        eventually(&what, async || self.log().contains(text).then_some(())).await;
+        if patiently(async || self.log().contains(text).then_some(())).await.is_none() {
+            panic!("no \"{text}\" in the log of {}:\n{}", self.binary.display(), self.log());
+        }
     }
 
     /// SIGKILL, as a crash.

@@ -4,9 +4,17 @@ use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 use tributary_tests::eventually;
 use tributary_tests::process::Process;
 use tributary_tests::world::binary;
+
+/// A demo takes the collector's usual port if it is free: there is one at a time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
 
 /// The demo, working below a folder of its own. Without a Prometheus, whatever this machine has.
 fn demo(folder: &TempDir, arguments: &[&str]) -> Process {
@@ -40,7 +48,7 @@ fn running_below(folder: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_proves_that_everything_works() {
-    let folder = tempfile::tempdir().unwrap();
+    let (_turn, folder) = (turn().await, tempfile::tempdir().unwrap());
     let mut demo = demo(&folder, &["--for", "25s"]);
     assert!(demo.ended().await.success(), "{}", demo.log());
     let log = demo.log();
@@ -60,7 +68,7 @@ async fn the_demo_proves_that_everything_works() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_demo_cleans_up() {
-    let folder = tempfile::tempdir().unwrap();
+    let (_turn, folder) = (turn().await, tempfile::tempdir().unwrap());
     let mut demo = demo(&folder, &[]);
     demo.logged("Ctrl-C ends everything").await;
     assert!(demo.terminate().await.success(), "{}", demo.log());
@@ -69,7 +77,7 @@ async fn a_stopped_demo_cleans_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_demo_is_cleaned_up_after() {
-    let folder = tempfile::tempdir().unwrap();
+    let (_turn, folder) = (turn().await, tempfile::tempdir().unwrap());
     let mut demo = demo(&folder, &["--for", "5m"]);
     demo.logged("eu-1: connected").await;
     demo.kill();
