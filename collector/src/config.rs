@@ -1,5 +1,7 @@
 //! The configuration: `collector.yml`, overridden by `TRIBUTARY_<PATH>` environment variables, read once, at the door.
 
+mod raw;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -11,12 +13,10 @@ use tributary_model::cluster::ClusterName;
 use tributary_model::label::is_legacy_label_name;
 use tributary_model::{duration, yaml};
 
+use self::raw::{Raw, RawDial, RawPolicy, RawQuery, RawRuleFiles, RawTls};
 use crate::ingest::dial::Target;
 use crate::ingest::policy::Policy;
 use crate::scrape::{Job, RawJob};
-
-/// Prefix of the environment variables that override keys: `TRIBUTARY_STORAGE_PATH` overrides `storage.path`.
-const ENVIRONMENT_PREFIX: &str = "TRIBUTARY_";
 
 /// Everything that `collector.yml` says, checked.
 #[derive(Debug, Clone)]
@@ -200,215 +200,6 @@ impl Config {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Raw {
-    cluster_label: String,
-    local_cluster: String,
-    storage: RawStorage,
-    ingest: RawIngest,
-    pki: RawPki,
-    dial: Vec<RawDial>,
-    clusters: BTreeMap<String, RawPolicy>,
-    web: RawWeb,
-    rules: Vec<RawRuleFiles>,
-    scrape: Vec<RawJob>,
-    alerting: RawAlerting,
-    query: RawQuery,
-    shutdown: RawShutdown,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawStorage {
-    path: PathBuf,
-    retention: String,
-    retention_bytes: u64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawIngest {
-    listen: String,
-    tls: RawTls,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[expect(clippy::struct_field_names, reason = "the keys of the file")]
-struct RawTls {
-    cert_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawPki {
-    dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawDial {
-    cluster: String,
-    address: String,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawPolicy {
-    max_series: Option<usize>,
-    max_labels: Option<usize>,
-    max_label_bytes: Option<usize>,
-    max_samples_per_second: Option<u64>,
-    retention: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawWeb {
-    listen: String,
-    config_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRuleFiles {
-    files: Vec<PathBuf>,
-    scope: Scope,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawAlerting {
-    config_file: Option<PathBuf>,
-    external_url: Option<String>,
-    forward_to: Vec<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawQuery {
-    timeout: String,
-    max_concurrency: usize,
-    max_samples: usize,
-    lookback: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawShutdown {
-    grace: String,
-}
-
-impl Default for Raw {
-    fn default() -> Self {
-        Self {
-            cluster_label: "cluster".into(),
-            local_cluster: "local".into(),
-            storage: RawStorage::default(),
-            ingest: RawIngest::default(),
-            pki: RawPki::default(),
-            dial: Vec::new(),
-            clusters: BTreeMap::new(),
-            web: RawWeb::default(),
-            rules: Vec::new(),
-            scrape: Vec::new(),
-            alerting: RawAlerting::default(),
-            query: RawQuery::default(),
-            shutdown: RawShutdown::default(),
-        }
-    }
-}
-
-impl Default for RawStorage {
-    fn default() -> Self {
-        Self { path: "data".into(), retention: "3y".into(), retention_bytes: 0 }
-    }
-}
-
-impl Default for RawIngest {
-    fn default() -> Self {
-        Self { listen: "0.0.0.0:9391".into(), tls: RawTls::default() }
-    }
-}
-
-impl Default for RawWeb {
-    fn default() -> Self {
-        Self { listen: "0.0.0.0:9390".into(), config_file: None }
-    }
-}
-
-impl Default for RawQuery {
-    fn default() -> Self {
-        Self {
-            timeout: "2m".into(),
-            max_concurrency: 20,
-            max_samples: 50_000_000,
-            lookback: "5m".into(),
-        }
-    }
-}
-
-impl Default for RawShutdown {
-    fn default() -> Self {
-        Self { grace: "30s".into() }
-    }
-}
-
-impl Raw {
-    /// Layers the environment over the file, through the keys that exist.
-    fn overridden(
-        mut self,
-        environment: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
-        let fail =
-            |name: &str, why: String| ConfigError::Environment { name: name.to_owned(), why };
-        // Its keys are names, "*" among them, which are no paths of keys.
-        let clusters = std::mem::take(&mut self.clusters);
-        let keys =
-            serde_json::to_value(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
-        let file =
-            config::Config::try_from(&self).map_err(|e| fail(ENVIRONMENT_PREFIX, e.to_string()))?;
-        let mut builder = config::Config::builder().add_source(file);
-        let mut last = None;
-        for (name, value) in environment {
-            let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-            let Some(key) = key_path(&keys, &path.to_ascii_lowercase()) else {
-                if is_service_link(path) {
-                    continue;
-                }
-                return Err(fail(&name, "there is no such key in the configuration".into()));
-            };
-            builder = builder.set_override(key, value).map_err(|e| fail(&name, e.to_string()))?;
-            last = Some(name);
-        }
-        let Some(last) = last else { return Ok(Self { clusters, ..self }) };
-        let built = builder.build().map_err(|e| fail(&last, e.to_string()))?;
-        let raw: Self = built.try_deserialize().map_err(|e| fail(&last, e.to_string()))?;
-        Ok(Self { clusters, ..raw })
-    }
-}
-
-/// Kubernetes puts `TRIBUTARY_COLLECTOR_SERVICE_HOST` and the like into every container beside a service of that name.
-fn is_service_link(path: &str) -> bool {
-    path.contains("_SERVICE_") || path.ends_with("_PORT") || path.contains("_PORT_")
-}
-
-/// `storage_retention_bytes` → `storage.retention_bytes`, by the keys that exist; lists cannot be overridden.
-fn key_path(keys: &serde_json::Value, path: &str) -> Option<String> {
-    keys.as_object()?.iter().find_map(|(key, inner)| {
-        let rest = path.strip_prefix(key.as_str())?;
-        match rest.strip_prefix('_') {
-            None => {
-                (rest.is_empty() && !inner.is_object() && !inner.is_array()).then(|| key.clone())
-            }
-            Some(rest) => key_path(inner, rest).map(|inner| format!("{key}.{inner}")),
-        }
-    })
-}
-
 /// Turns what the file says into what the program uses, or says which key is wrong.
 struct Door {
     file: String,
@@ -437,20 +228,18 @@ impl Door {
         let shown = serde_json::to_string_pretty(&raw).map_err(|e| self.fail("", e.to_string()))?;
         let local =
             raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
+        let retention = self.duration("storage.retention", &raw.storage.retention)?;
         Ok(Config {
             file: PathBuf::new(),
             cluster_label: raw.cluster_label,
             local_cluster: local,
-            storage: Storage {
-                path: self.path(raw.storage.path),
-                retention: self.duration("storage.retention", &raw.storage.retention)?,
-            },
+            storage: Storage { path: self.path(raw.storage.path), retention },
             ingest: Ingest {
                 listen: self.address("ingest.listen", &raw.ingest.listen)?,
                 tls: self.tls(raw.ingest.tls)?,
             },
             dial: self.dial(raw.dial)?,
-            clusters: self.policies(&raw.clusters)?,
+            clusters: self.policies(&raw.clusters, retention)?,
             web: Web {
                 listen: self.address("web.listen", &raw.web.listen)?,
                 config_file: raw.web.config_file.map(|path| self.path(path)),
@@ -500,6 +289,7 @@ impl Door {
     fn policies(
         &self,
         raw: &BTreeMap<String, RawPolicy>,
+        retention: Duration,
     ) -> Result<BTreeMap<String, Policy>, ConfigError> {
         let everyone = raw.get("*").cloned().unwrap_or_default();
         let mut policies = BTreeMap::from([("*".to_owned(), policy(&everyone, &everyone))]);
@@ -509,11 +299,12 @@ impl Door {
                     .map_err(|e| self.fail(&format!("clusters.{name}"), e.to_string()))?;
             }
             if let Some(text) = &own.retention {
-                self.duration(&format!("clusters.{name}.retention"), text)?;
-                tracing::warn!(
-                    cluster = name,
-                    "retention per cluster is not supported yet; storage.retention applies"
-                );
+                let key = format!("clusters.{name}.retention");
+                if self.duration(&key, text)? != retention {
+                    let why =
+                        "must be that of storage.retention: one per cluster is not supported yet";
+                    return Err(self.fail(&key, why.into()));
+                }
             }
             policies.insert(name.clone(), policy(own, &everyone));
         }
@@ -638,6 +429,7 @@ mod tests {
             ("storage: { retentoin: 3y }", "did you mean \"retention\"?"),
             ("{}", "ingest.tls.cert_file: is missing"),
             ("local_cluster: Local", "\"Local\" is not a valid name"),
+            ("clusters: { lab: { retention: 1d } }", "must be that of storage.retention"),
             ("web: { listen: nine }", "is not an address"),
             ("clusters: { EU: {} }", "\"EU\" is not a valid name"),
             ("dial: [ { cluster: a, address: b } ]", "is not HOST:PORT"),
