@@ -89,7 +89,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
-    /// The configuration. TRIBUTARY_<PATH> environment variables override its keys: TRIBUTARY_SPOOL_MAX_BYTES=2GiB.
+    /// The configuration. Environment variables override its keys by their paths: TRIBUTARY_SPOOL_MAX_BYTES=2GiB.
     #[arg(long = "config.file", default_value = "agent.yml", value_name = "FILE")]
     path: PathBuf,
 }

@@ -48,7 +48,7 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Run the collector until SIGTERM. SIGHUP or POST /-/reload re-reads certificates, rules and alerting.
+    /// Run the collector until SIGTERM. SIGHUP or POST /-/reload reads configuration, certificates, rules and alerting again.
     Run(RunArgs),
     /// Run a collector and three clusters on this machine, on real metrics. Ctrl-C removes everything.
     Demo(demo::DemoArgs),
@@ -84,7 +84,7 @@ enum RulesAction {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// The configuration file; every key can be overridden by TRIBUTARY_<PATH>, like TRIBUTARY_STORAGE_PATH.
+    /// The configuration file; every key can be overridden by an environment variable with its path, like TRIBUTARY_STORAGE_PATH for storage.path.
     #[arg(long = "config.file", value_name = "FILE", default_value = "collector.yml")]
     config_file: PathBuf,
     /// error, warn, info, debug, trace, or a filter like info,tributary_collector=debug.

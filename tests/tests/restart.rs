@@ -1,7 +1,9 @@
 //! Either side is killed at any moment: every sample that was taken is there, once.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use tributary_tests::eventually;
 use tributary_tests::prometheus::deliver;
 use tributary_tests::world::{EVERYTHING, World, aligned};
 
@@ -11,16 +13,22 @@ async fn kill_9_of_both_sides_loses_and_doubles_nothing() {
     let mut collector = world.collector("").await;
     let mut agent = world.agent("eu-1", collector.ingest, EVERYTHING, "").await;
     let url = agent.write_url();
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&sent);
     let start = aligned(1000, 900_000);
     let sender = tokio::spawn(async move {
         for i in 0..600 {
             let labels = [("__name__", "counted")];
             deliver(&url, &[(&labels, vec![(start + i * 1000, i as f64)])]).await;
-            tokio::time::sleep(Duration::from_millis(15)).await;
+            counted.fetch_add(1, Ordering::Relaxed);
         }
     });
     for round in 0..6 {
-        tokio::time::sleep(Duration::from_millis(700 + 130 * round)).await;
+        let enough = 80 * (round + 1);
+        eventually("the sender goes on", async || {
+            (sent.load(Ordering::Relaxed) >= enough).then_some(())
+        })
+        .await;
         if round % 2 == 0 {
             agent.process.restart();
         } else {
