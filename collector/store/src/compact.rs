@@ -14,7 +14,7 @@ use crate::codec::fields::{Fields, Malformed, checked, put_signed, put_varint};
 use crate::core::Core;
 use crate::error::Error;
 use crate::head::Frozen;
-use crate::keys::{self, pages_tree, partition_of, window, window_start};
+use crate::keys::{self, PageKey, pages_tree, partition_of, window, window_start};
 use crate::kv::Change;
 use crate::ledger::{encode_metadata, put_stream_key};
 use crate::page::{Builder, Encoded, MAX_CHUNK_SAMPLES, compressor};
@@ -136,6 +136,7 @@ fn write_pages(
         zstd,
         next: u64::from(attempt) << 32,
         changes: Vec::new(),
+        keys: Vec::new(),
         bytes: 0,
         flushed: Flushed::default(),
     };
@@ -159,6 +160,7 @@ struct PageWriter<'a> {
     zstd: zstd::bulk::Compressor<'static>,
     next: u64,
     changes: Vec<Change>,
+    keys: Vec<PageKey>,
     bytes: usize,
     flushed: Flushed,
 }
@@ -210,6 +212,7 @@ impl PageWriter<'_> {
         self.flushed.page_bytes += value.len() as u64;
         self.bytes += value.len();
         self.changes.push((key.encode(), Some(value)));
+        self.keys.push(key);
         if self.bytes >= BATCH_BYTES { self.send(at) } else { Ok(()) }
     }
 
@@ -220,7 +223,9 @@ impl PageWriter<'_> {
             return Ok(());
         }
         let tree = pages_tree(partition_of(at));
-        self.core.kv.batch(&tree, changes).map_err(Error::kv("writing pages"))
+        let written = self.core.kv.batch(&tree, changes);
+        self.core.cache.written(&std::mem::take(&mut self.keys));
+        written.map_err(Error::kv("writing pages"))
     }
 }
 

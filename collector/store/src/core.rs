@@ -220,13 +220,14 @@ impl Core {
         if let Some(page) = self.cache.find(key) {
             return Ok(Some(page));
         }
+        let version = self.cache.version();
         let tree = pages_tree(partition_of(key.window));
         let Some(value) = self.kv.get(&tree, &key.encode()).map_err(Error::kv("reading a page"))?
         else {
             return Ok(None);
         };
         match Page::open(key, &value) {
-            Ok(page) => Ok(Some(self.cache.insert(*key, page))),
+            Ok(page) => Ok(Some(self.cache.insert(*key, page, version))),
             Err(why) => {
                 self.damaged_pages.fetch_add(1, Ordering::Relaxed);
                 Err(Error::damaged(format!("the page {key:?}"))(why))
