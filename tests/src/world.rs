@@ -127,9 +127,12 @@ impl World {
         } else {
             format!("sources: {{ remote_write: {{ listen: 127.0.0.1:{port} }} }}\n")
         };
+        // An agent that listens is dialled by the collector.
+        let dials = format!("collector: {{ address: '{collector}' }}\n");
+        let link = if extra.contains("listen: { grpc") { "" } else { dials.as_str() };
         let spool = if extra.contains("spool:") { "" } else { "spool: { path: spool }\n" };
         let config = format!(
-            "cluster: {cluster}\ninstance: agent\ncollector: {{ address: '{collector}' }}\n\
+            "cluster: {cluster}\ninstance: agent\n{link}\
              tls: {}\nallowlist_file: allowlist.yml\n{spool}{sources}{}",
             tls(&format!("../pki/{cluster}")),
             extra.replace("PORT", &port.to_string()),

@@ -1,7 +1,7 @@
 //! A sample's whole walk: remote write, allowlist, mTLS, store, query.
 
 use tributary_tests::prometheus::deliver;
-use tributary_tests::world::{EVERYTHING, World, aligned};
+use tributary_tests::world::{EVERYTHING, World, aligned, free_port};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn samples_of_three_clusters_arrive_under_their_certificates_names() {
@@ -64,4 +64,21 @@ async fn an_accepted_sample_cannot_be_changed() {
     let refused =
         collector.metric("tributary_collector_ingest_samples_rejected_total", &["conflict"]).await;
     assert_eq!(refused, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_collector_may_dial() {
+    let world = World::new();
+    let address = format!("127.0.0.1:{}", free_port());
+    let dial = format!("dial: [ {{ cluster: eu-1, address: '{address}' }} ]\n");
+    let collector = world.collector(&dial).await;
+    let listen = format!("listen: {{ grpc: '{address}' }}\n");
+    let mut agent = world.agent("eu-1", collector.ingest, EVERYTHING, &listen).await;
+    let at = aligned(1000, 30_000);
+    deliver(&agent.write_url(), &[(&[("__name__", "fetched")], vec![(at, 7.0)])]).await;
+    collector.value("fetched{cluster=\"eu-1\"}", "7").await;
+    agent.process.restart();
+    agent.ready().await;
+    deliver(&agent.write_url(), &[(&[("__name__", "fetched")], vec![(at + 1000, 8.0)])]).await;
+    collector.value("fetched{cluster=\"eu-1\"}", "8").await;
 }
