@@ -120,11 +120,7 @@ async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Sta
 
 /// Opens the store off the async threads: the journal may be long.
 async fn open_store(config: &Config) -> anyhow::Result<Opened> {
-    let options = tributary_store::Options {
-        path: config.storage.path.clone(),
-        retention: config.storage.retention,
-        ..tributary_store::Options::default()
-    };
+    let options = config.storage.options();
     let opened = tokio::task::spawn_blocking(move || {
         let mut replayer = Replayer::default();
         Store::open(options, &mut replayer).map(|(store, report)| (store, replayer, report))

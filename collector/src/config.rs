@@ -60,6 +60,17 @@ pub struct Storage {
     pub retention: Duration,
 }
 
+impl Storage {
+    /// How the store is opened, by the collector and by the commands that look at its folder.
+    pub fn options(&self) -> tributary_store::Options {
+        tributary_store::Options {
+            path: self.path.clone(),
+            retention: self.retention,
+            ..tributary_store::Options::default()
+        }
+    }
+}
+
 /// `ingest:`
 #[derive(Debug, Clone)]
 pub struct Ingest {

@@ -61,12 +61,7 @@ pub fn command(action: StorageAction) -> anyhow::Result<ExitCode> {
 
 fn open(config_file: &std::path::Path) -> anyhow::Result<Store> {
     let config = Config::load(config_file, std::env::vars())?;
-    let options = tributary_store::Options {
-        path: config.storage.path,
-        retention: config.storage.retention,
-        ..tributary_store::Options::default()
-    };
-    let (store, _) = Store::open(options, &mut Replayer::default())
+    let (store, _) = Store::open(config.storage.options(), &mut Replayer::default())
         .context("opening the store (a running collector holds it: stop that first)")?;
     Ok(store)
 }
