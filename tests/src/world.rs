@@ -235,7 +235,7 @@ pub fn aligned(step: i64, ago: i64) -> i64 {
 
 /// The binary of this build.
 pub fn binary(name: &str) -> PathBuf {
-    if let Some(folder) = std::env::var_os("TRIBUTARY_BIN_DIR") {
+    if let Some(folder) = std::env::var_os("STORIES_BIN_DIR") {
         return Path::new(&folder).join(name);
     }
     let test = std::env::current_exe().unwrap();
