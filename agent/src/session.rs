@@ -192,6 +192,8 @@ impl Session {
             first_seq: seen.status.first_seq,
             next_seq: seen.status.next_seq,
             now_ms: now().as_millis(),
+            run: 0,
+            trust: None,
         }
     }
 
@@ -372,7 +374,14 @@ impl Live {
                 Ok(())
             }
             // A later version may have more to say.
-            Some(ToAgent::Heartbeat(_)) | None => Ok(()),
+            Some(
+                ToAgent::Heartbeat(_)
+                | ToAgent::Bundle(_)
+                | ToAgent::Certificate(_)
+                | ToAgent::Renew(_)
+                | ToAgent::Reconnect(_),
+            )
+            | None => Ok(()),
             Some(other) => Err(unexpected("an acknowledgement", &other)),
         }
     }
@@ -422,6 +431,10 @@ fn unexpected(expected: &'static str, found: &ToAgent) -> SessionError {
         ToAgent::Ack(_) => "an acknowledgement",
         ToAgent::Heartbeat(_) => "a heartbeat",
         ToAgent::Drain(_) => "a drain",
+        ToAgent::Bundle(_) => "a bundle of authorities",
+        ToAgent::Certificate(_) => "a certificate",
+        ToAgent::Renew(_) => "a wish for a renewal",
+        ToAgent::Reconnect(_) => "a wish for a new connection",
     };
     MessageError::Unexpected { expected, found }.into()
 }

@@ -24,6 +24,23 @@ pub struct Hello {
     pub next_seq: u64,
     /// The agent's clock.
     pub now: Timestamp,
+    /// A random number of the agent's process; 0 if it does not say.
+    pub run: u64,
+    /// What the agent trusts and holds, if it says.
+    pub trust: Option<Trust>,
+}
+
+/// What an agent trusts and holds, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// The digest of its bundle of authorities.
+    pub bundle_sha256: [u8; 32],
+    /// The hash of the public key it will use for its next connection.
+    pub leaf_spki_sha256: [u8; 32],
+    /// Whether it can renew its certificate and keep a new bundle.
+    pub renewable: bool,
+    /// Why the last bundle or certificate could not be put in force; empty if it was.
+    pub error: String,
 }
 
 /// The collector's first message, checked.
@@ -41,6 +58,8 @@ pub struct Welcome {
 
 /// Longest agent version and instance name, in bytes.
 const MAX_TEXT_BYTES: usize = 253;
+/// Longest error text that is kept of an agent's.
+const MAX_ERROR_CHARS: usize = 500;
 
 /// Why a message is not what its sender may say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +118,25 @@ impl TryFrom<v1::Hello> for Hello {
             first_seq: raw.first_seq,
             next_seq: raw.next_seq,
             now: Timestamp::from_millis(raw.now_ms),
+            run: raw.run,
+            trust: raw.trust.map(Trust::try_from).transpose()?,
+        })
+    }
+}
+
+impl TryFrom<v1::Trust> for Trust {
+    type Error = MessageError;
+
+    fn try_from(raw: v1::Trust) -> Result<Self, MessageError> {
+        let hash = |bytes: &[u8], name| {
+            <[u8; 32]>::try_from(bytes).map_err(|_| field(name, "not a SHA-256 of 32 bytes"))
+        };
+        let error = raw.error.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect();
+        Ok(Self {
+            bundle_sha256: hash(&raw.bundle_sha256, "digest of the bundle")?,
+            leaf_spki_sha256: hash(&raw.leaf_spki_sha256, "hash of the key")?,
+            renewable: raw.renewable,
+            error,
         })
     }
 }
@@ -156,13 +194,20 @@ mod tests {
             first_seq: 3,
             next_seq: 5,
             now_ms: 1,
+            run: 9,
+            trust: Some(v1::Trust {
+                bundle_sha256: vec![1; 32].into(),
+                leaf_spki_sha256: vec![2; 32].into(),
+                renewable: true,
+                error: String::new(),
+            }),
         }
     }
 
     #[test]
     fn a_hello_is_checked_field_by_field() {
         assert_eq!(Hello::try_from(hello()).unwrap().next_seq, 5);
-        let spoil: [fn(&mut v1::Hello); 7] = [
+        let spoil: [fn(&mut v1::Hello); 8] = [
             |h| h.protocol = 0,
             |h| h.cluster = "../x".into(),
             |h| h.instance = String::new(),
@@ -170,6 +215,7 @@ mod tests {
             |h| h.agent_version = "v".repeat(1000),
             |h| h.first_seq = 0,
             |h| h.first_seq = 6,
+            |h| h.trust.as_mut().unwrap().bundle_sha256 = vec![1; 31].into(),
         ];
         for spoil in spoil {
             let mut raw = hello();
@@ -180,7 +226,13 @@ mod tests {
 
     #[test]
     fn a_welcome_without_limits_has_the_defaults() {
-        let raw = v1::Welcome { protocol: 1, resume_after_seq: 4, has_state: true, limits: None };
+        let raw = v1::Welcome {
+            protocol: 1,
+            resume_after_seq: 4,
+            has_state: true,
+            limits: None,
+            now_ms: 1,
+        };
         let welcome = Welcome::try_from(raw).unwrap();
         assert_eq!(welcome.max_frames_in_flight, limits::MAX_FRAMES_IN_FLIGHT);
         assert_eq!(welcome.max_frame_bytes, limits::MAX_FRAME_BYTES);

@@ -86,6 +86,7 @@ impl Ingest for Collector {
                             resume_after_seq: after,
                             has_state: false,
                             limits: None,
+                            now_ms: 0,
                         })
                     }
                     Some(ToCollector::Frame(frame)) => {
@@ -296,6 +297,7 @@ async fn a_collector_that_dials_gets_the_same() {
                     resume_after_seq,
                     has_state: false,
                     limits: None,
+                    now_ms: 0,
                 }),
                 Some(ToCollector::Frame(frame)) => {
                     last = decoder.decode(&frame.data).unwrap().header.seq;

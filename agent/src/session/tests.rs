@@ -84,7 +84,8 @@ impl Peer {
         };
         let limits = v1::Limits { max_frame_bytes: 1 << 20, max_frames_in_flight: window };
         let protocol = limits::PROTOCOL;
-        let welcome = v1::Welcome { protocol, resume_after_seq, has_state, limits: Some(limits) };
+        let welcome =
+            v1::Welcome { protocol, resume_after_seq, has_state, limits: Some(limits), now_ms: 0 };
         self.say(ToAgent::Welcome(welcome)).await;
         hello
     }

@@ -135,6 +135,7 @@ async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
             max_frame_bytes: u32::try_from(limits::MAX_FRAME_BYTES).unwrap_or(u32::MAX),
             max_frames_in_flight: limits::MAX_FRAMES_IN_FLIGHT,
         }),
+        now_ms: Timestamp::from(SystemTime::now()).as_millis(),
     };
     let sent = timeout(PATIENCE, outbound.send(Ok(ToAgent::Welcome(welcome).into()))).await;
     if !matches!(sent, Ok(Ok(()))) {
@@ -309,8 +310,8 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
                 found: "Hello",
             }
             .into()),
-            // A kind that a newer agent may know.
-            None => Ok(()),
+            // What a newer agent may say.
+            Some(ToCollector::Trust(_) | ToCollector::CertificateRequest(_)) | None => Ok(()),
         }
     }
 
@@ -446,6 +447,8 @@ fn name(message: Option<&ToCollector>) -> &'static str {
         Some(ToCollector::Frame(_)) => "Frame",
         Some(ToCollector::Heartbeat(_)) => "Heartbeat",
         Some(ToCollector::Drain(_)) => "Drain",
+        Some(ToCollector::Trust(_)) => "Trust",
+        Some(ToCollector::CertificateRequest(_)) => "CertificateRequest",
         None => "a message of an unknown kind",
     }
 }

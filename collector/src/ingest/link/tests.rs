@@ -96,6 +96,8 @@ pub(crate) fn hello() -> v1::ToCollector {
         first_seq: 1,
         next_seq: 1,
         now_ms: 0,
+        run: 1,
+        trust: None,
     };
     ToCollector::Hello(hello).into()
 }

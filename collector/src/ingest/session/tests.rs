@@ -109,6 +109,8 @@ fn hello(epoch: u64) -> v1::Hello {
         first_seq: 1,
         next_seq: 1000,
         now_ms: now(),
+        run: 1,
+        trust: None,
     }
 }
 
