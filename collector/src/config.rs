@@ -1,5 +1,6 @@
 //! The configuration: `collector.yml`, overridden by `TRIBUTARY_<PATH>` environment variables, read once, at the door.
 
+mod door;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -10,13 +11,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tributary_model::cluster::ClusterName;
-use tributary_model::label::is_legacy_label_name;
-use tributary_model::{duration, yaml};
+use tributary_model::yaml;
 
-use self::raw::{Raw, RawDial, RawPolicy, RawQuery, RawRuleFiles, RawTls};
+use self::door::Door;
+use self::raw::Raw;
 use crate::ingest::dial::Target;
 use crate::ingest::policy::Policy;
-use crate::scrape::{Job, RawJob};
+use crate::scrape::Job;
 
 /// Everything that `collector.yml` says, checked.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub storage: Storage,
     /// Where agents connect.
     pub ingest: Ingest,
+    /// The folder of authority, tokens and rotations, where the collector may enrol and renew agents.
+    pub pki: Option<Pki>,
     /// Agents that wait to be dialled.
     pub dial: Vec<Target>,
     /// Policy by cluster name; `*` is the default.
@@ -80,6 +83,17 @@ pub struct Ingest {
     pub tls: tributary_certs::tls::Files,
 }
 
+/// `pki:`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pki {
+    /// The folder that `tributary-certs init` made: authority and key, tokens, the plan of a rotation.
+    pub dir: PathBuf,
+    /// How long the certificates live that the collector issues.
+    pub leaf_lifetime: Duration,
+    /// Whether agents without a certificate may ask for one, with a token.
+    pub enrol: bool,
+}
+
 /// `web:`
 #[derive(Debug, Clone)]
 pub struct Web {
@@ -117,6 +131,8 @@ pub struct Alerting {
     pub config_file: Option<PathBuf>,
     /// The collector's address in links.
     pub external_url: String,
+    /// Whether the collector watches itself with its own rules, on metrics of its own.
+    pub builtin: bool,
 }
 
 /// `query:`
@@ -182,6 +198,7 @@ impl Config {
             ("storage.path", self.storage.path == newer.storage.path),
             ("storage.retention", self.storage.retention == newer.storage.retention),
             ("ingest.listen", self.ingest.listen == newer.ingest.listen),
+            ("pki", self.pki == newer.pki),
             ("dial", self.dial == newer.dial),
             ("web.listen", self.web.listen == newer.web.listen),
             ("web.config_file", self.web.config_file == newer.web.config_file),
@@ -190,6 +207,7 @@ impl Config {
                 "alerting.config_file",
                 self.alerting.config_file.is_some() == newer.alerting.config_file.is_some(),
             ),
+            ("alerting.builtin", self.alerting.builtin == newer.alerting.builtin),
             ("query", self.query == newer.query),
         ];
         keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
@@ -211,182 +229,10 @@ impl Config {
     }
 }
 
-/// Turns what the file says into what the program uses, or says which key is wrong.
-struct Door {
-    file: String,
-    folder: PathBuf,
-}
-
-impl Door {
-    fn config(&self, raw: Raw) -> Result<Config, ConfigError> {
-        if !is_legacy_label_name(&raw.cluster_label) || raw.cluster_label.starts_with("__") {
-            let why = format!("\"{}\" is not a label name", raw.cluster_label);
-            return Err(self.fail("cluster_label", why));
-        }
-        if !raw.alerting.forward_to.is_empty() {
-            let why =
-                "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
-            return Err(self.fail("alerting.forward_to", why.into()));
-        }
-        if raw.storage.retention_bytes > 0 {
-            let why = "is not supported yet: use storage.retention";
-            return Err(self.fail("storage.retention_bytes", why.into()));
-        }
-        if raw.pki.dir.is_some() {
-            let why = "enrolling agents is not supported yet: use tributary-certs issue";
-            return Err(self.fail("pki.dir", why.into()));
-        }
-        let shown = serde_json::to_string_pretty(&raw).map_err(|e| self.fail("", e.to_string()))?;
-        let local =
-            raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
-        let retention = self.duration("storage.retention", &raw.storage.retention)?;
-        Ok(Config {
-            file: PathBuf::new(),
-            cluster_label: raw.cluster_label,
-            local_cluster: local,
-            storage: Storage { path: self.path(raw.storage.path), retention },
-            ingest: Ingest {
-                listen: self.address("ingest.listen", &raw.ingest.listen)?,
-                tls: self.tls(raw.ingest.tls)?,
-            },
-            dial: self.dial(raw.dial)?,
-            clusters: self.policies(&raw.clusters, retention)?,
-            web: Web {
-                listen: self.address("web.listen", &raw.web.listen)?,
-                config_file: raw.web.config_file.map(|path| self.path(path)),
-            },
-            rules: raw.rules.into_iter().map(|rules| self.rule_files(rules)).collect(),
-            scrape: self.jobs(&raw.scrape)?,
-            alerting: Alerting {
-                config_file: raw.alerting.config_file.map(|path| self.path(path)),
-                external_url: raw.alerting.external_url.unwrap_or_default(),
-            },
-            query: self.query(&raw.query)?,
-            shutdown_grace: self.duration("shutdown.grace", &raw.shutdown.grace)?,
-            shown,
-        })
-    }
-
-    fn tls(&self, raw: RawTls) -> Result<tributary_certs::tls::Files, ConfigError> {
-        let file = |key: &str, path: Option<PathBuf>| match path {
-            Some(path) => Ok(self.path(path)),
-            None => Err(self.fail(
-                &format!("ingest.tls.{key}"),
-                "is missing: make one with tributary-certs init --dir pki --host HOST".into(),
-            )),
-        };
-        Ok(tributary_certs::tls::Files {
-            cert_file: file("cert_file", raw.cert_file)?,
-            key_file: file("key_file", raw.key_file)?,
-            ca_file: file("ca_file", raw.ca_file)?,
-        })
-    }
-
-    fn dial(&self, raw: Vec<RawDial>) -> Result<Vec<Target>, ConfigError> {
-        raw.into_iter()
-            .map(|RawDial { cluster, address }| {
-                let cluster =
-                    cluster.parse().map_err(|e| self.fail("dial.cluster", format!("{e}")))?;
-                let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-                if port.is_none() {
-                    let why = format!("\"{address}\" is not HOST:PORT, like eu-1.example.org:9393");
-                    return Err(self.fail("dial.address", why));
-                }
-                Ok(Target { cluster, address })
-            })
-            .collect()
-    }
-
-    fn policies(
-        &self,
-        raw: &BTreeMap<String, RawPolicy>,
-        retention: Duration,
-    ) -> Result<BTreeMap<String, Policy>, ConfigError> {
-        let everyone = raw.get("*").cloned().unwrap_or_default();
-        let mut policies = BTreeMap::from([("*".to_owned(), policy(&everyone, &everyone))]);
-        for (name, own) in raw {
-            if name != "*" {
-                name.parse::<ClusterName>()
-                    .map_err(|e| self.fail(&format!("clusters.{name}"), e.to_string()))?;
-            }
-            if let Some(text) = &own.retention {
-                let key = format!("clusters.{name}.retention");
-                if self.duration(&key, text)? != retention {
-                    let why =
-                        "must be that of storage.retention: one per cluster is not supported yet";
-                    return Err(self.fail(&key, why.into()));
-                }
-            }
-            policies.insert(name.clone(), policy(own, &everyone));
-        }
-        Ok(policies)
-    }
-
-    fn rule_files(&self, raw: RawRuleFiles) -> RuleFiles {
-        RuleFiles {
-            files: raw.files.into_iter().map(|path| self.path(path)).collect(),
-            scope: raw.scope,
-        }
-    }
-
-    fn jobs(&self, raw: &[RawJob]) -> Result<Vec<Job>, ConfigError> {
-        raw.iter()
-            .map(|job| Job::new(job).map_err(|e| self.fail("scrape", e.to_string())))
-            .collect()
-    }
-
-    fn query(&self, raw: &RawQuery) -> Result<Query, ConfigError> {
-        if raw.max_concurrency == 0 {
-            return Err(self.fail("query.max_concurrency", "must be at least 1".into()));
-        }
-        Ok(Query {
-            timeout: self.duration("query.timeout", &raw.timeout)?,
-            max_concurrency: raw.max_concurrency,
-            max_samples: raw.max_samples,
-            lookback: self.duration("query.lookback", &raw.lookback)?,
-        })
-    }
-
-    fn address(&self, key: &str, text: &str) -> Result<SocketAddr, ConfigError> {
-        text.parse().map_err(|_| {
-            self.fail(
-                key,
-                format!("\"{text}\" is not an address: write IP:PORT, like 0.0.0.0:9390"),
-            )
-        })
-    }
-
-    fn duration(&self, key: &str, text: &str) -> Result<Duration, ConfigError> {
-        duration::parse(text).map_err(|e| self.fail(key, e.to_string()))
-    }
-
-    fn path(&self, path: PathBuf) -> PathBuf {
-        self.folder.join(path)
-    }
-
-    fn fail(&self, key: &str, why: String) -> ConfigError {
-        ConfigError::Value { key: key.to_owned(), why, file: self.file.clone() }
-    }
-}
-
-fn policy(own: &RawPolicy, everyone: &RawPolicy) -> Policy {
-    let default = Policy::default();
-    Policy {
-        max_series: own.max_series.or(everyone.max_series).unwrap_or(default.max_series),
-        max_labels: own.max_labels.or(everyone.max_labels).unwrap_or(default.max_labels),
-        max_label_bytes: own
-            .max_label_bytes
-            .or(everyone.max_label_bytes)
-            .unwrap_or(default.max_label_bytes),
-        max_samples_per_second: own
-            .max_samples_per_second
-            .or(everyone.max_samples_per_second)
-            .unwrap_or(default.max_samples_per_second),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tributary_model::duration;
+
     use super::*;
 
     fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -407,6 +253,10 @@ mod tests {
         assert_eq!(config.clusters["*"].max_series, 100_000);
         assert_eq!(config.query.max_samples, 50_000_000);
         assert!(config.ingest.tls.cert_file.is_absolute(), "relative to the file");
+        assert!(config.pki.is_none() && config.alerting.builtin);
+        let pki = load(&format!("{TLS}pki: {{ dir: pki }}\n"), &[]).unwrap().pki.unwrap();
+        assert!(pki.dir.is_absolute() && pki.enrol);
+        assert_eq!(pki.leaf_lifetime, duration::parse("30d").unwrap());
     }
 
     #[test]
@@ -443,6 +293,7 @@ mod tests {
             ("clusters: { lab: { retention: 1d } }", "must be that of storage.retention"),
             ("web: { listen: nine }", "is not an address"),
             ("clusters: { EU: {} }", "\"EU\" is not a valid name"),
+            ("pki: { leaf_lifetime: 1s }", "must be at least"),
             ("dial: [ { cluster: a, address: b } ]", "is not HOST:PORT"),
         ] {
             let text = if text == "{}" { text.to_owned() } else { format!("{TLS}{text}\n") };

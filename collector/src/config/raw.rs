@@ -53,10 +53,12 @@ pub(super) struct RawTls {
     pub(super) ca_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawPki {
     pub(super) dir: Option<PathBuf>,
+    pub(super) leaf_lifetime: String,
+    pub(super) enrol: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,12 +92,13 @@ pub(super) struct RawRuleFiles {
     pub(super) scope: Scope,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawAlerting {
     pub(super) config_file: Option<PathBuf>,
     pub(super) external_url: Option<String>,
     pub(super) forward_to: Vec<String>,
+    pub(super) builtin: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -142,6 +145,18 @@ impl Default for RawStorage {
 impl Default for RawIngest {
     fn default() -> Self {
         Self { listen: "0.0.0.0:9391".into(), tls: RawTls::default() }
+    }
+}
+
+impl Default for RawPki {
+    fn default() -> Self {
+        Self { dir: None, leaf_lifetime: "30d".into(), enrol: true }
+    }
+}
+
+impl Default for RawAlerting {
+    fn default() -> Self {
+        Self { config_file: None, external_url: None, forward_to: Vec::new(), builtin: true }
     }
 }
 
