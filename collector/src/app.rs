@@ -30,6 +30,7 @@ use crate::ingest::{self, Ingest};
 use crate::local::Writer;
 use crate::metrics::{self, ProcessMetrics};
 use crate::notify::{self, Notifier};
+use crate::own::OwnMetrics;
 use crate::query::store::StoreEngine;
 use crate::query::{Bounds, Queries};
 use crate::rules;
@@ -248,7 +249,9 @@ impl Running {
         };
         let (reload, reloads) = mpsc::channel(RELOADS);
         let ready = Arc::new(AtomicBool::new(false));
-        let admin = Admin { registry: Arc::new(registry), ready: Arc::clone(&ready), reload };
+        let registry = Arc::new(registry);
+        let own = OwnMetrics::new(Arc::clone(&registry), host.clone());
+        let admin = Admin { registry, ready: Arc::clone(&ready), reload };
         let api = Api {
             queries,
             facts: Arc::new(facts),
@@ -278,6 +281,7 @@ impl Running {
         intake.spawn(|stop| ingest.run(ports.ingest, stop));
         intake.spawn(|stop| dialler.run(stop));
         intake.spawn(|stop| scraper.run(stop));
+        intake.spawn(|stop| own.run(stop));
         intake.spawn(|stop| engine.run(stop));
         web.spawn(|stop| files.port.serve(ports.web, pages, stop));
         web.spawn({
@@ -433,6 +437,7 @@ fn rule_settings(config: &Config) -> rules::Settings {
         cluster_label: config.cluster_label.clone(),
         local_cluster: config.local_cluster.clone(),
         external_url: config.alerting.external_url.clone(),
+        builtin: config.alerting.builtin,
     }
 }
 

@@ -207,7 +207,6 @@ impl Config {
                 "alerting.config_file",
                 self.alerting.config_file.is_some() == newer.alerting.config_file.is_some(),
             ),
-            ("alerting.builtin", self.alerting.builtin == newer.alerting.builtin),
             ("query", self.query == newer.query),
         ];
         keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()

@@ -13,6 +13,7 @@ mod local;
 mod log;
 mod metrics;
 mod notify;
+mod own;
 mod query;
 mod rules;
 mod scrape;

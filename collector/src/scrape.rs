@@ -350,7 +350,7 @@ impl Target {
         let mut samples = Vec::with_capacity(scraped + 5);
         let mut added = 0_usize;
         for (labels, value, own) in exposition.rows {
-            let labels = self.merged(&labels);
+            let labels = merged(&labels, &self.labels, self.job.honor_labels);
             let own = own.filter(|_| self.job.honor_timestamps);
             if own.is_none() {
                 added += usize::from(!before.remove(&labels));
@@ -373,25 +373,26 @@ impl Target {
         }
         (samples, exposition.metadata, error)
     }
+}
 
-    /// The labels of a series with those of the target; where both have one, the configuration decides who wins.
-    fn merged(&self, labels: &Labels) -> Labels {
-        let mut merged = labels.clone();
-        for label in &self.labels {
-            match labels.get(&label.name) {
-                None => merged = merged.with(&label.name, &label.value),
-                Some(_) if self.job.honor_labels => {}
-                Some(own) => {
-                    let mut kept = format!("exported_{}", label.name);
-                    while labels.get(&kept).is_some() || self.labels.get(&kept).is_some() {
-                        kept.insert_str(0, "exported_");
-                    }
-                    merged = merged.with(&kept, own).with(&label.name, &label.value);
+/// The labels of a series with those of its target; where both have one, `honor` says whether the series' own stays,
+/// otherwise it is kept as `exported_<name>`.
+pub(crate) fn merged(labels: &Labels, target: &Labels, honor: bool) -> Labels {
+    let mut merged = labels.clone();
+    for label in target {
+        match labels.get(&label.name) {
+            None => merged = merged.with(&label.name, &label.value),
+            Some(_) if honor => {}
+            Some(own) => {
+                let mut kept = format!("exported_{}", label.name);
+                while labels.get(&kept).is_some() || target.get(&kept).is_some() {
+                    kept.insert_str(0, "exported_");
                 }
+                merged = merged.with(&kept, own).with(&label.name, &label.value);
             }
         }
-        merged
     }
+    merged
 }
 
 #[cfg(test)]

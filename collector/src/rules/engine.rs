@@ -13,12 +13,12 @@ use tracing::{info, warn};
 use tributary_model::diagnostic::Diagnostic;
 use tributary_model::sample::{Sample, Timestamp, stale_nan};
 
-use super::file::{self, Scoping};
+use super::file;
 use super::group::state::{GroupState, Leftover};
 use super::group::{self, Context, Group};
 use super::metrics::{ByGroup, Metrics};
 use super::status::GroupStatus;
-use super::{Host, Settings};
+use super::{Host, Settings, builtin};
 use crate::config::RuleFiles;
 
 /// Largest rule file, in bytes.
@@ -50,15 +50,11 @@ fn join(faults: &[Diagnostic]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n")
 }
 
-/// Reads all rule files of the configuration. All faults of all files are found.
+/// Reads all rule files of the configuration, and the built-in rules after them. All faults of all files are found.
 pub fn load(sources: &[RuleFiles], settings: &Settings) -> Result<Vec<Group>, RulesError> {
     let (mut groups, mut faults) = (Vec::new(), Vec::new());
     for source in sources {
-        let scoping = Scoping {
-            scope: source.scope,
-            label: settings.cluster_label.clone(),
-            local: settings.local_cluster.to_string(),
-        };
+        let scoping = settings.scoping(source.scope);
         for pattern in &source.files {
             for path in expand(pattern)? {
                 let text = read(&path)?;
@@ -72,6 +68,12 @@ pub fn load(sources: &[RuleFiles], settings: &Settings) -> Result<Vec<Group>, Ru
                     Err(more) => faults.extend(more),
                 }
             }
+        }
+    }
+    if settings.builtin {
+        match builtin::groups(settings) {
+            Ok(more) => groups.extend(more),
+            Err(more) => faults.extend(more),
         }
     }
     if faults.is_empty() { Ok(groups) } else { Err(RulesError::Faults(faults)) }

@@ -1,6 +1,7 @@
 //! Recording and alerting rules, each in its scope.
 
 pub mod alerting;
+mod builtin;
 pub mod command;
 pub mod engine;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_promql::ast::Expr;
 
+use crate::config::Scope;
 use crate::notify::Alert;
 use crate::query::{Answer, QueryError};
 
@@ -79,4 +81,17 @@ pub struct Settings {
     pub local_cluster: ClusterName,
     /// The collector's address in links and templates.
     pub external_url: String,
+    /// Whether the built-in alerts are evaluated, too.
+    pub builtin: bool,
+}
+
+impl Settings {
+    /// How rules of a scope are read under this configuration.
+    fn scoping(&self, scope: Scope) -> file::Scoping {
+        file::Scoping {
+            scope,
+            label: self.cluster_label.clone(),
+            local: self.local_cluster.to_string(),
+        }
+    }
 }
