@@ -9,6 +9,7 @@ pub(crate) mod replay;
 pub(crate) mod session;
 pub(crate) mod stream;
 pub(crate) mod streams;
+pub(crate) mod trust;
 
 #[cfg(test)]
 pub(crate) mod testing;
