@@ -8,6 +8,19 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     crate::certificate::hex(digest.as_ref())
 }
 
+/// Reads a hash of 64 hexadecimal digits, with or without `sha256:` before it.
+pub fn parse_hex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (index, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(hash)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -16,5 +29,16 @@ mod tests {
     fn is_sha256() {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(sha256_hex(b""), empty);
+        assert_eq!(crate::certificate::hex(&parse_hex(empty).unwrap()), empty);
+    }
+
+    #[test]
+    fn what_is_no_hash_is_refused() {
+        let good = "ab".repeat(32);
+        assert!(parse_hex(&format!("sha256:{good}")).is_some());
+        for bad in [String::new(), good[1..].to_owned(), format!("{good}0"), "é".repeat(32)] {
+            assert!(parse_hex(&bad).is_none(), "{bad:?}");
+        }
+        assert!(parse_hex(&good.replace('a', "+")).is_none());
     }
 }

@@ -6,8 +6,12 @@ pub mod certificate;
 pub mod digest;
 pub mod error;
 pub mod identity;
+pub mod rotate;
+pub mod state;
 pub mod status;
 pub mod tls;
+pub mod token;
 
+mod disk;
 mod pem;
 mod verify;

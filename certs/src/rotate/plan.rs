@@ -1,0 +1,275 @@
+//! A rotation as `state.json` keeps it.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::{at, hex32, maybe_at};
+
+/// What is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The authority, and with it every leaf.
+    Ca,
+    /// The leaves of [`Rotation::targets`].
+    Leaf,
+    /// Every leaf.
+    All,
+    /// The authority, at once: its key is in the wrong hands.
+    Emergency,
+}
+
+impl Kind {
+    /// The word in `state.json` and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ca => "ca",
+            Self::Leaf => "leaf",
+            Self::All => "all",
+            Self::Emergency => "emergency",
+        }
+    }
+
+    /// The steps it goes through, in order.
+    pub fn steps(self) -> &'static [Step] {
+        use Step as S;
+        match self {
+            Self::Ca => &Step::ALL,
+            Self::Leaf | Self::All => &[S::Preflight, S::Activate, S::Drain, S::Prove, S::Done],
+            Self::Emergency => &[S::Prepare, S::Activate, S::Retire, S::Done],
+        }
+    }
+}
+
+/// Where a rotation is: the step that is being carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Is everybody there, able, and of one mind about the time?
+    Preflight,
+    /// Make the next authority.
+    Prepare,
+    /// Trust both authorities, here and everywhere.
+    Publish,
+    /// Until every agent says that it trusts both.
+    Wait,
+    /// Sign with the next authority.
+    Activate,
+    /// Renew the agents, and open their streams again.
+    Drain,
+    /// Until nobody uses the old authority any more.
+    Prove,
+    /// Watch for a while whether somebody still does.
+    Taint,
+    /// Trust the old authority no more.
+    Retire,
+    /// Over.
+    Done,
+}
+
+impl Step {
+    /// All of them, in order.
+    pub const ALL: [Self; 10] = [
+        Self::Preflight,
+        Self::Prepare,
+        Self::Publish,
+        Self::Wait,
+        Self::Activate,
+        Self::Drain,
+        Self::Prove,
+        Self::Taint,
+        Self::Retire,
+        Self::Done,
+    ];
+
+    /// The word in `state.json`, on the command line and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::Prepare => "prepare",
+            Self::Publish => "publish",
+            Self::Wait => "wait",
+            Self::Activate => "activate",
+            Self::Drain => "drain",
+            Self::Prove => "prove",
+            Self::Taint => "taint",
+            Self::Retire => "retire",
+            Self::Done => "done",
+        }
+    }
+
+    /// What happens in it, for people.
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::Preflight => "every agent is there, can renew, and its clock is right",
+            Self::Prepare => "make the next authority",
+            Self::Publish => "trust the old and the next authority, everywhere",
+            Self::Wait => "every agent says that it trusts both",
+            Self::Activate => "sign with the next authority from now on",
+            Self::Drain => "every agent renews and opens its stream again",
+            Self::Prove => "nobody uses the old authority any more",
+            Self::Taint => "watch for use of the old authority",
+            Self::Retire => "trust the old authority no more",
+            Self::Done => "over",
+        }
+    }
+}
+
+/// The rotation that is going on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// What is rotated.
+    pub kind: Kind,
+    /// With [`Kind::Leaf`]: the clusters, `cluster/instance`s or `collector`.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// Wait for agents that are away, however long.
+    #[serde(default)]
+    pub wait: bool,
+    /// Clusters or `cluster/instance`s that are left behind.
+    #[serde(default)]
+    pub skip: Vec<String>,
+    /// The step that is being carried out.
+    pub step: Step,
+    /// Since when.
+    #[serde(with = "at")]
+    pub step_since: SystemTime,
+    /// The step after which the operator wants it to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Step>,
+    /// Whether it has stopped there.
+    #[serde(default)]
+    pub paused: bool,
+    /// Length of the step [`Step::Taint`].
+    #[serde(default)]
+    pub grace_seconds: u64,
+    /// When it was begun.
+    #[serde(with = "at")]
+    pub started_at: SystemTime,
+    /// When a collector last worked on it.
+    #[serde(default, with = "maybe_at", skip_serializing_if = "Option::is_none")]
+    pub carried_at: Option<SystemTime>,
+    /// The old authority: hash of its public key.
+    #[serde(with = "hex32")]
+    pub from: [u8; 32],
+    /// The old authority's name.
+    pub from_name: String,
+    /// The next authority, once there is one.
+    #[serde(default, with = "maybe_hex32", skip_serializing_if = "Option::is_none")]
+    pub to: Option<[u8; 32]>,
+    /// The next authority's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_name: Option<String>,
+    /// What each agent still lacks for the present step, by `cluster/instance`.
+    #[serde(default)]
+    pub agents: BTreeMap<String, Lack>,
+}
+
+/// How far an agent is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lack {
+    /// Whether it has a stream.
+    pub connected: bool,
+    /// When it was last heard of, where it has none.
+    #[serde(default, with = "maybe_at", skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<SystemTime>,
+    /// Whether it was seen to use the new certificates only.
+    #[serde(default)]
+    pub proven: bool,
+    /// Whether it is left behind.
+    #[serde(default)]
+    pub skipped: bool,
+    /// What it lacks, for people; nothing: it is ready.
+    #[serde(default)]
+    pub lacks: Vec<String>,
+}
+
+/// What a collector saw of an agent when it last looked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sighting {
+    /// When the agent was last heard of.
+    #[serde(with = "at")]
+    pub at: SystemTime,
+    /// How far its clock is ahead of the collector's.
+    pub clock_skew_ms: i64,
+    /// Whether it can renew its certificate itself.
+    pub renewable: bool,
+}
+
+/// A rotation that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Past {
+    /// What was rotated.
+    pub kind: Kind,
+    /// When it was begun.
+    #[serde(with = "at")]
+    pub started_at: SystemTime,
+    /// When it ended.
+    #[serde(with = "at")]
+    pub ended_at: SystemTime,
+    /// How.
+    pub result: Outcome,
+    /// The old authority: hash of its public key.
+    #[serde(with = "hex32")]
+    pub from: [u8; 32],
+    /// The new authority, where there is one.
+    #[serde(default, with = "maybe_hex32", skip_serializing_if = "Option::is_none")]
+    pub to: Option<[u8; 32]>,
+    /// Who was left behind.
+    #[serde(default)]
+    pub skipped: Vec<String>,
+}
+
+/// How a rotation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// All steps were done.
+    Done,
+    /// Taken back before anything was signed by the next authority.
+    Withdrawn,
+    /// An emergency came first.
+    Superseded,
+}
+
+impl Outcome {
+    /// The word in `state.json` and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Withdrawn => "withdrawn",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+/// A hash, or none.
+mod maybe_hex32 {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    struct Hash(#[serde(with = "super::hex32")] [u8; 32]);
+
+    #[expect(clippy::ref_option, reason = "serde wants this signature")]
+    pub(super) fn serialize<S: Serializer>(
+        hash: &Option<[u8; 32]>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match hash {
+            Some(hash) => super::hex32::serialize(hash, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<[u8; 32]>, D::Error> {
+        Ok(Option::<Hash>::deserialize(from)?.map(|Hash(hash)| hash))
+    }
+}

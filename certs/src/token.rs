@@ -1,0 +1,305 @@
+//! One-time tokens: each lets one agent enrol, once, as one cluster, for a short time.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::bundle::COLLECTOR;
+use crate::certificate::utc;
+use crate::digest::sha256_hex;
+use crate::identity::{self, DEFAULT_INSTANCE, InvalidIdentity};
+use crate::state::{State, at, maybe_at};
+
+/// How long a token is good for unless told otherwise.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+/// Longest a token may be good for.
+pub const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Most tokens that are remembered at a time, the spent and expired ones of the last week among them.
+pub const MAX_TOKENS: usize = 1000;
+
+const ID_CHARS: usize = 6;
+/// 134 bits.
+const SECRET_CHARS: usize = 26;
+const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+
+/// A token as `state.json` keeps it; the secret itself is kept nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// Names it in logs and messages; no secret.
+    pub id: String,
+    /// The hash of its secret.
+    pub secret_sha256: String,
+    /// The cluster whose agent may enrol with it.
+    pub cluster: String,
+    /// Which of the cluster's agents; without it, the agent says so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// When it was made.
+    #[serde(with = "at")]
+    pub created_at: SystemTime,
+    /// When it ends, spent or not.
+    #[serde(with = "at")]
+    pub expires_at: SystemTime,
+    /// When it was spent.
+    #[serde(default, with = "maybe_at", skip_serializing_if = "Option::is_none")]
+    pub spent_at: Option<SystemTime>,
+    /// Whether it may take the place of an agent that is enrolled already.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+impl Token {
+    /// Whether somebody can still enrol with it.
+    pub fn is_open(&self, now: SystemTime) -> bool {
+        self.spent_at.is_none() && self.expires_at > now
+    }
+}
+
+/// What a token is to allow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The cluster whose agent may enrol.
+    pub cluster: String,
+    /// Which of the cluster's agents; without it, the agent says so itself.
+    pub instance: Option<String>,
+    /// For how long; at most [`MAX_TTL`].
+    pub ttl: Duration,
+    /// Whether it may take the place of an agent that is enrolled already.
+    pub replace: bool,
+}
+
+/// Who may be enrolled: what a token that was good for it allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// The token's id, for logs.
+    pub token: String,
+    /// The cluster.
+    pub cluster: String,
+    /// The agent.
+    pub instance: String,
+}
+
+/// Makes a token and returns it as text, `id.secret`: the only time its secret is seen.
+pub fn create(
+    state: &mut State,
+    grant: &Grant,
+    now: SystemTime,
+) -> Result<Zeroizing<String>, TokenError> {
+    identity::check_cluster(&grant.cluster)?;
+    grant.instance.as_deref().map_or(Ok(()), identity::check_instance)?;
+    if grant.cluster == COLLECTOR {
+        return Err(TokenError::Reserved);
+    }
+    if grant.ttl.is_zero() || grant.ttl > MAX_TTL {
+        return Err(TokenError::Ttl { asked: grant.ttl });
+    }
+    state.prune(now);
+    if state.tokens.len() >= MAX_TOKENS {
+        return Err(TokenError::TooMany);
+    }
+    if !grant.replace
+        && let Some(name) = enrolled(state, &grant.cluster, grant.instance.as_deref(), now)
+    {
+        return Err(TokenError::AlreadyEnrolled { name });
+    }
+    let id = std::iter::repeat_with(|| random_text(ID_CHARS))
+        .find(|id| id.as_ref().map_or(true, |id| state.tokens.iter().all(|t| t.id != **id)))
+        .unwrap_or(Err(TokenError::Random))?;
+    let secret = random_text(SECRET_CHARS)?;
+    state.tokens.push(Token {
+        id: id.to_string(),
+        secret_sha256: sha256_hex(secret.as_bytes()),
+        cluster: grant.cluster.clone(),
+        instance: grant.instance.clone(),
+        created_at: now,
+        expires_at: now + grant.ttl,
+        spent_at: None,
+        replace: grant.replace,
+    });
+    Ok(Zeroizing::new(format!("{}.{}", *id, *secret)))
+}
+
+/// Spends a token: within [`State::change`], and before anything is issued for it. `wanted` is the cluster and the
+/// instance that the agent asks for; empty leaves either to the token. Nothing is told about a token to whoever
+/// does not know its secret.
+pub fn redeem(
+    state: &mut State,
+    presented: &str,
+    (cluster, instance): (&str, &str),
+    now: SystemTime,
+) -> Result<Granted, TokenError> {
+    let (id, secret) = split(presented).ok_or(TokenError::Malformed)?;
+    let position = state.tokens.iter().position(|token| token.id == id);
+    let found = position.and_then(|index| state.tokens.get(index)).ok_or(TokenError::Unknown)?;
+    let hash = sha256_hex(secret.as_bytes());
+    let same = aws_lc_rs::constant_time::verify_slices_are_equal(
+        hash.as_bytes(),
+        found.secret_sha256.as_bytes(),
+    );
+    same.map_err(|_| TokenError::WrongSecret)?;
+    if let Some(at) = found.spent_at {
+        return Err(TokenError::Spent { at });
+    }
+    if found.expires_at <= now {
+        return Err(TokenError::Expired { at: found.expires_at });
+    }
+    if !cluster.is_empty() && cluster != found.cluster {
+        return Err(TokenError::OtherCluster {
+            granted: found.cluster.clone(),
+            asked: cluster.escape_debug().to_string(),
+        });
+    }
+    let granted = match &found.instance {
+        Some(granted) if !instance.is_empty() && instance != granted => {
+            return Err(TokenError::OtherInstance {
+                granted: granted.clone(),
+                asked: instance.escape_debug().to_string(),
+            });
+        }
+        Some(granted) => granted,
+        None if instance.is_empty() => DEFAULT_INSTANCE,
+        None => instance,
+    };
+    identity::check_instance(granted)?;
+    if !found.replace
+        && let Some(name) = enrolled(state, &found.cluster, Some(granted), now)
+    {
+        return Err(TokenError::AlreadyEnrolled { name });
+    }
+    let granted = Granted {
+        token: found.id.clone(),
+        cluster: found.cluster.clone(),
+        instance: granted.to_owned(),
+    };
+    if let Some(token) = position.and_then(|index| state.tokens.get_mut(index)) {
+        token.spent_at = Some(now);
+    }
+    Ok(granted)
+}
+
+/// Why a token is not made, or not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Not `id.secret`.
+    #[error(
+        "this is not a token: a token is six letters or digits, a dot, and {SECRET_CHARS} more"
+    )]
+    Malformed,
+    /// No token has this id: mistyped, of another collector, or long forgotten.
+    #[error("no token has this id")]
+    Unknown,
+    /// The id is right, the secret is not.
+    #[error("the token's secret is wrong")]
+    WrongSecret,
+    /// A token is good for one enrolment.
+    #[error("the token was used already, at {}", utc(*at))]
+    Spent {
+        /// When.
+        at: SystemTime,
+    },
+    /// Too late.
+    #[error("the token expired at {}", utc(*at))]
+    Expired {
+        /// When.
+        at: SystemTime,
+    },
+    /// The token is for another cluster.
+    #[error("the token is for cluster \"{granted}\", not for \"{asked}\"")]
+    OtherCluster {
+        /// Its own.
+        granted: String,
+        /// The agent's wish.
+        asked: String,
+    },
+    /// The token is for another of the cluster's agents.
+    #[error("the token is for the agent \"{granted}\", not for \"{asked}\"")]
+    OtherInstance {
+        /// Its own.
+        granted: String,
+        /// The agent's wish.
+        asked: String,
+    },
+    /// The name is taken, and the token may not replace its holder.
+    #[error("{name} is enrolled already")]
+    AlreadyEnrolled {
+        /// `cluster/instance`.
+        name: String,
+    },
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(#[from] InvalidIdentity),
+    /// A cluster cannot be called `collector`.
+    #[error("a cluster cannot have the name \"{COLLECTOR}\": it is the collector's own")]
+    Reserved,
+    /// Zero, or too long.
+    #[error("a token lives more than no time and at most 24 h, not {} s", asked.as_secs())]
+    Ttl {
+        /// The wish.
+        asked: Duration,
+    },
+    /// [`MAX_TOKENS`] are there.
+    #[error("there are {MAX_TOKENS} tokens already; the oldest go a week after they expired")]
+    TooMany,
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes for a token")]
+    Random,
+    /// The state cannot be read or written.
+    #[error(transparent)]
+    State(#[from] crate::state::StateError),
+}
+
+impl TokenError {
+    /// One word for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::WrongSecret => "wrong_secret",
+            Self::Spent { .. } => "spent",
+            Self::Expired { .. } => "expired",
+            Self::OtherCluster { .. } => "other_cluster",
+            Self::OtherInstance { .. } => "other_instance",
+            Self::AlreadyEnrolled { .. } => "already_enrolled",
+            Self::Name(_) | Self::Reserved => "name",
+            Self::Ttl { .. } | Self::TooMany | Self::Random | Self::State(_) => "internal",
+        }
+    }
+}
+
+/// The agent that stands in the way of a new one: this instance, or any of the cluster's.
+fn enrolled(
+    state: &State,
+    cluster: &str,
+    instance: Option<&str>,
+    now: SystemTime,
+) -> Option<String> {
+    let is_it = |name: &&str| {
+        name.split_once('/').is_some_and(|(of, agent)| {
+            of == cluster && instance.is_none_or(|instance| instance == agent)
+        })
+    };
+    state.agents(now).find(is_it).map(str::to_owned)
+}
+
+fn split(presented: &str) -> Option<(&str, &str)> {
+    let (id, secret) = presented.trim().split_once('.')?;
+    let good =
+        |text: &str, chars| text.len() == chars && text.bytes().all(|b| ALPHABET.contains(&b));
+    (good(id, ID_CHARS) && good(secret, SECRET_CHARS)).then_some((id, secret))
+}
+
+/// Every character is as likely as every other: bytes past the last whole multiple of 36 are thrown away.
+fn random_text(chars: usize) -> Result<Zeroizing<String>, TokenError> {
+    let mut text = Zeroizing::new(String::with_capacity(chars));
+    while text.len() < chars {
+        let mut bytes = Zeroizing::new([0_u8; 64]);
+        aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| TokenError::Random)?;
+        let even = bytes.iter().filter(|byte| **byte < 252).map(|byte| usize::from(byte % 36));
+        let letters = even.filter_map(|index| ALPHABET.get(index)).map(|byte| char::from(*byte));
+        let wanted = chars - text.len();
+        text.extend(letters.take(wanted));
+    }
+    Ok(text)
+}
