@@ -414,6 +414,7 @@ fn queries(config: &Config, store: &Store) -> Queries {
         max_concurrency: config.query.max_concurrency,
         max_samples: config.query.max_samples,
         lookback: config.query.lookback,
+        features: config.query.features,
     };
     Queries::new(StoreEngine(store.clone()), bounds)
 }
@@ -438,6 +439,7 @@ fn rule_settings(config: &Config) -> rules::Settings {
         local_cluster: config.local_cluster.clone(),
         external_url: config.alerting.external_url.clone(),
         builtin: config.alerting.builtin,
+        features: config.query.features,
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tributary_model::cluster::ClusterName;
 use tributary_model::yaml;
+use tributary_promql::feature::Features;
 
 use self::door::Door;
 use self::raw::Raw;
@@ -146,6 +147,8 @@ pub struct Query {
     pub max_samples: usize,
     /// How far an instant selector looks back.
     pub lookback: Duration,
+    /// `enable_features`: what queries and rules may use beyond the stable language.
+    pub features: Features,
 }
 
 /// Why a configuration cannot be used.

@@ -26,15 +26,6 @@ pub const MAX_QUERY_BYTES: usize = 128 << 10;
 /// Rule evaluations at once. They have their own permits, so that no number of dashboards can starve a rule.
 pub const MAX_RULE_EVALUATIONS: usize = 4;
 
-/// Syntax beyond the stable language that is enabled: none, as in a Prometheus without flags.
-pub const FEATURES: Features = Features {
-    experimental_functions: false,
-    duration_expressions: false,
-    extended_selectors: false,
-    fill_modifiers: false,
-    delayed_name_removal: false,
-};
-
 /// Bounds that the configuration sets.
 #[derive(Debug, Clone)]
 pub struct Bounds {
@@ -46,6 +37,8 @@ pub struct Bounds {
     pub max_samples: usize,
     /// How far an instant selector looks back.
     pub lookback: Duration,
+    /// What is enabled beyond the stable language.
+    pub features: Features,
 }
 
 /// What one caller asks beside the expression.
@@ -200,6 +193,8 @@ pub struct Job {
     pub lookback: Duration,
     /// Samples that may be in memory.
     pub max_samples: usize,
+    /// What is enabled beyond the stable language.
+    pub features: Features,
 }
 
 /// What evaluates and looks up, on the thread it is called on.
@@ -353,6 +348,7 @@ impl Queries {
             enforced: call.enforced,
             lookback: call.lookback.unwrap_or(bounds.lookback),
             max_samples: bounds.max_samples,
+            features: bounds.features,
         };
         let evaluate = move |engine: &dyn Engine, watch: &Watch| {
             let started = Instant::now();
@@ -506,7 +502,16 @@ mod tests {
 
     fn queries(timeout: Duration) -> Queries {
         let lookback = Duration::from_secs(300);
-        Queries::new(Fake, Bounds { timeout, max_concurrency: 1, max_samples: 10, lookback })
+        Queries::new(
+            Fake,
+            Bounds {
+                timeout,
+                max_concurrency: 1,
+                max_samples: 10,
+                lookback,
+                features: Features::default(),
+            },
+        )
     }
 
     const AT: Timestamp = Timestamp::from_millis(0);

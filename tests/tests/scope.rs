@@ -11,6 +11,8 @@ const LOCAL_RULES: &str = "groups:
         expr: sum(up)
       - record: local:top
         expr: topk(scalar(count(answer)), answer)
+      - record: local:up:info
+        expr: info(up)
 ";
 
 const EACH_RULES: &str = "groups:
@@ -41,6 +43,7 @@ async fn each_rule_sees_its_scope_only() {
   - job_name: collector
     scrape_interval: 1s
     static_configs: [ { targets: ['127.0.0.1:WEB'] } ]
+query: { enable_features: [promql-experimental-functions] }
 rules:
   - { files: [rules/local.yml], scope: local }
   - { files: [rules/each.yml], scope: each }
@@ -49,13 +52,23 @@ rules:
         )
         .await;
     // The collector scrapes itself, so that it has local series of its own.
+    let own = collector.url.trim_start_matches("http://").to_owned();
     let mut agents = Vec::new();
     for (cluster, value) in [("eu-1", 1.0), ("us-1", 2.0), ("lab", 4.0)] {
         let agent = world.agent(cluster, collector.ingest, EVERYTHING, "").await;
         let at = aligned(1000, 20_000);
         let up = [("__name__", "up"), ("job", "story")];
         let answer = [("__name__", "answer"), ("job", "story")];
-        deliver(&agent.write_url(), &[(&up, vec![(at, 1.0)]), (&answer, vec![(at, value)])]).await;
+        // `info(up)` takes labels from whatever `target_info` it can see, and `job` and `instance` find these.
+        let about = [
+            ("__name__", "target_info"),
+            ("job", "collector"),
+            ("instance", own.as_str()),
+            ("leaked", cluster),
+        ];
+        let series: [(&[(&str, &str)], _); 3] =
+            [(&up, vec![(at, 1.0)]), (&answer, vec![(at, value)]), (&about, vec![(at, 1.0)])];
+        deliver(&agent.write_url(), &series).await;
         agents.push(agent);
     }
     collector.value("global:answer:sum", "7").await;
@@ -64,9 +77,15 @@ rules:
     // Four targets are up, and one of them is the collector's own.
     collector.value("count(up)", "4").await;
     collector.value("local:up:sum", "1").await;
+    // A query without a scope is spoiled by what the clusters say of the collector's target; the rule is not.
+    let spoiled = collector.query("info(up{job=\"collector\"})").await;
+    assert!(spoiled.is_none(), "{spoiled:?}");
+    collector.value("count(local:up:info)", "1").await;
+    collector.value("count(target_info{leaked!=\"\"})", "3").await;
     let seen = collector.query("{__name__=~\"local:.+\"}").await.unwrap();
     for series in seen.as_array().unwrap() {
         assert_eq!(series["metric"]["cluster"], "local", "{series}");
+        assert_eq!(series["metric"].get("leaked"), None, "{series}");
         assert_ne!(series["metric"]["job"], "story", "a local rule saw another cluster's series");
     }
 }

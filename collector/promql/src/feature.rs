@@ -32,6 +32,30 @@ impl Features {
         fill_modifiers: true,
         delayed_name_removal: true,
     };
+
+    /// The names of Prometheus' `--enable-feature` that mean the language.
+    pub const NAMES: [&str; 5] = [
+        "promql-experimental-functions",
+        "promql-duration-expr",
+        "promql-extended-range-selectors",
+        "promql-binop-fill-modifiers",
+        "promql-delayed-name-removal",
+    ];
+
+    /// Switches on the feature of this name; `false` if there is none.
+    #[must_use]
+    pub fn enable(&mut self, name: &str) -> bool {
+        let flag = match name {
+            "promql-experimental-functions" => &mut self.experimental_functions,
+            "promql-duration-expr" => &mut self.duration_expressions,
+            "promql-extended-range-selectors" => &mut self.extended_selectors,
+            "promql-binop-fill-modifiers" => &mut self.fill_modifiers,
+            "promql-delayed-name-removal" => &mut self.delayed_name_removal,
+            _ => return false,
+        };
+        *flag = true;
+        true
+    }
 }
 
 /// Refuses an expression that uses what is not enabled, with Prometheus' words and the place.

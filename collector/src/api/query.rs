@@ -43,21 +43,22 @@ pub async fn range(
 }
 
 /// `query_exemplars`: none are kept. The parameters are checked all the same.
-pub async fn exemplars(params: Params) -> Result<Response, ApiError> {
+pub async fn exemplars(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
     let start = params.time_or("start", Timestamp::MIN)?;
     let end = params.time_or("end", Timestamp::MAX)?;
     if end < start {
         return Err(ApiError::bad("end timestamp must not be before start timestamp"));
     }
-    format(params.text("query")).map_err(|why| ApiError::bad(why.to_string()))?;
+    format(params.text("query"), api.queries.bounds().features)
+        .map_err(|why| ApiError::bad(why.to_string()))?;
     Ok(success(&Notes::default(), |json| {
         json.raw("[]");
     }))
 }
 
 /// `format_query`: the expression as the printer writes it.
-pub async fn formatted(params: Params) -> Result<Response, ApiError> {
-    let text = format(params.text("query"))?;
+pub async fn formatted(State(api): State<Api>, params: Params) -> Result<Response, ApiError> {
+    let text = format(params.text("query"), api.queries.bounds().features)?;
     Ok(success(&Notes::default(), |json| {
         json.text(&text);
     }))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tributary_model::cluster::ClusterName;
 use tributary_model::duration;
 use tributary_model::label::is_legacy_label_name;
+use tributary_promql::feature::Features;
 
 use super::raw::{Raw, RawDial, RawPki, RawPolicy, RawQuery, RawRuleFiles, RawTls};
 use super::{Alerting, Config, ConfigError, Ingest, Pki, Query, RuleFiles, Storage, Web};
@@ -157,7 +158,17 @@ impl Door {
         if raw.max_concurrency == 0 {
             return Err(self.fail("query.max_concurrency", "must be at least 1".into()));
         }
+        let mut features = Features::default();
+        for name in &raw.enable_features {
+            if !features.enable(name) {
+                let known = Features::NAMES.join(", ");
+                let what =
+                    format!("\"{name}\" is not a feature of the language; there are {known}");
+                return Err(self.fail("query.enable_features", what));
+            }
+        }
         Ok(Query {
+            features,
             timeout: self.duration("query.timeout", &raw.timeout)?,
             max_concurrency: raw.max_concurrency,
             max_samples: raw.max_samples,

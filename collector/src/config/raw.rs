@@ -108,6 +108,7 @@ pub(super) struct RawQuery {
     pub(super) max_concurrency: usize,
     pub(super) max_samples: usize,
     pub(super) lookback: String,
+    pub(super) enable_features: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -173,6 +174,7 @@ impl Default for RawQuery {
             max_concurrency: 20,
             max_samples: 50_000_000,
             lookback: "5m".into(),
+            enable_features: Vec::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use tributary_promql::source::{Select, Series, Source, SourceError};
 use tributary_promql::value::{self, EvalError, Interrupted, Outcome};
 
 use super::text::parse;
-use super::{Answer, Cost, Expression, FEATURES, Job, QueryError, Value, Watch, When};
+use super::{Answer, Cost, Expression, Job, QueryError, Value, Watch, When};
 
 /// The step of subqueries that name none.
 const DEFAULT_STEP: Duration = Duration::from_secs(60);
@@ -19,7 +19,7 @@ pub fn evaluate(job: &Job, source: &dyn Source, watch: &Watch) -> Result<Answer,
     let (read, text);
     let expression = match &job.expression {
         Expression::Text(written) => {
-            read = parse(written)?;
+            read = parse(written, job.features)?;
             text = written.as_str();
             &read
         }
@@ -39,7 +39,7 @@ pub fn evaluate(job: &Job, source: &dyn Source, watch: &Watch) -> Result<Answer,
         max_samples: job.max_samples,
         default_step: DEFAULT_STEP,
         interrupt: Some(Arc::new(interrupt)),
-        features: FEATURES,
+        features: job.features,
         query: text.into(),
     };
     let source = Enforced { source, matchers: &job.enforced };

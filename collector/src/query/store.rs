@@ -115,6 +115,8 @@ mod tests {
     use tributary_model::sample::stale_nan;
     use tributary_store::{Batch, Options, Replay, ReplayError, Resolver, StreamKey};
 
+    use tributary_promql::feature::Features;
+
     use super::*;
     use crate::query::{Bounds, Call, Queries, Value};
 
@@ -174,6 +176,7 @@ mod tests {
             max_concurrency: 2,
             max_samples: 100,
             lookback: Duration::from_secs(300),
+            features: Features::default(),
         };
         let queries = Queries::new(StoreEngine(store(&folder)), bounds);
         let number = async |text: &str, enforced: Vec<Matcher>| {

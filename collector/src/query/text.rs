@@ -4,21 +4,21 @@ use tributary_model::matcher::Matcher;
 use tributary_model::quote::quote;
 use tributary_promql::ast::{Expr, TimeShift};
 use tributary_promql::error::ParseError;
-use tributary_promql::feature;
+use tributary_promql::feature::{self, Features};
 
-use super::{FEATURES, QueryError};
+use super::QueryError;
 
 /// Reads an expression and refuses syntax that is not enabled.
-pub fn parse(text: &str) -> Result<Expr, QueryError> {
+pub fn parse(text: &str, features: Features) -> Result<Expr, QueryError> {
     let fail = |e: ParseError| QueryError::Parse(e.to_string());
     let expression = tributary_promql::parse(text).map_err(fail)?;
-    feature::check(text, &expression, FEATURES).map_err(fail)?;
+    feature::check(text, &expression, features).map_err(fail)?;
     Ok(expression)
 }
 
 /// The expression as the exact printer writes it.
-pub fn format(text: &str) -> Result<String, QueryError> {
-    Ok(parse(text)?.to_string())
+pub fn format(text: &str, features: Features) -> Result<String, QueryError> {
+    Ok(parse(text, features)?.to_string())
 }
 
 /// Reads the selector of a `match[]` parameter.

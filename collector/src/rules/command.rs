@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use tributary_model::duration;
 use tributary_model::label::is_legacy_label_name;
+use tributary_promql::feature::Features;
 
 use super::engine::{self, RulesError};
 use super::file::{self, GroupSpec, RuleKind, RuleSpec, Scoping};
@@ -44,6 +45,9 @@ pub struct CheckArgs {
     /// The label that holds a series' cluster.
     #[arg(long, value_name = "NAME", default_value = "cluster")]
     pub label: String,
+    /// A feature of the language that query.enable_features names in the configuration; several with commas.
+    #[arg(long = "enable-feature", value_name = "NAME", value_delimiter = ',')]
+    pub features: Vec<String>,
     /// Prometheus rule files or PrometheusRule objects.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -87,6 +91,9 @@ pub enum CommandError {
     /// The result cannot be written as YAML.
     #[error("writing YAML: {0}")]
     Yaml(String),
+    /// There is no such feature.
+    #[error("\"{0}\" is not a feature of the language; there are {names}", names = Features::NAMES.join(", "))]
+    Feature(String),
     /// The result cannot be written.
     #[error("writing the result: {0}")]
     Write(#[from] std::io::Error),
@@ -94,7 +101,7 @@ pub enum CommandError {
 
 /// Prints the files' rules as YAML, narrowed to a cluster and stamped with it.
 pub fn scope(args: &ScopeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let scoping = scoping(Scope::Local, &args.label, &args.cluster)?;
+    let scoping = scoping(Scope::Local, &args.label, &args.cluster, Features::ALL)?;
     let mut groups = Vec::new();
     let mut faults = Vec::new();
     for path in &args.files {
@@ -117,7 +124,13 @@ pub fn scope(args: &ScopeArgs, out: &mut dyn Write) -> Result<(), CommandError> 
 
 /// Reads the files and says what is in them, or what is wrong.
 pub fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let scoping = scoping(args.scope.into(), &args.label, &args.cluster)?;
+    let mut features = Features::default();
+    for name in &args.features {
+        if !features.enable(name) {
+            return Err(CommandError::Feature(name.clone()));
+        }
+    }
+    let scoping = scoping(args.scope.into(), &args.label, &args.cluster, features)?;
     let mut faults = Vec::new();
     for path in &args.files {
         let text = engine::read(path)?;
@@ -132,14 +145,19 @@ pub fn check(args: &CheckArgs, out: &mut dyn Write) -> Result<(), CommandError> 
     if faults.is_empty() { Ok(()) } else { Err(RulesError::Faults(faults).into()) }
 }
 
-fn scoping(scope: Scope, label: &str, cluster: &str) -> Result<Scoping, CommandError> {
+fn scoping(
+    scope: Scope,
+    label: &str,
+    cluster: &str,
+    features: Features,
+) -> Result<Scoping, CommandError> {
     if !is_legacy_label_name(label) || label.starts_with("__") {
         return Err(CommandError::Label(label.to_owned()));
     }
     if cluster.is_empty() {
         return Err(CommandError::Cluster);
     }
-    Ok(Scoping { scope, label: label.to_owned(), local: cluster.to_owned() })
+    Ok(Scoping { scope, label: label.to_owned(), local: cluster.to_owned(), features })
 }
 
 #[derive(Serialize)]

@@ -11,6 +11,7 @@ use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_promql::ast::Expr;
 use tributary_promql::eval::{self, Options};
+use tributary_promql::feature::Features;
 use tributary_promql::source::{Memory, Select, Series, Source, SourceError};
 use tributary_promql::value;
 
@@ -74,7 +75,12 @@ impl Fake {
 
 /// A group from the text of a file that has one.
 pub(super) fn group(scope: Scope, text: &str) -> Group {
-    let scoping = Scoping { scope, label: "cluster".into(), local: "local".into() };
+    let scoping = Scoping {
+        scope,
+        label: "cluster".into(),
+        local: "local".into(),
+        features: Features::default(),
+    };
     let spec = file::parse(text, "rules.yml", &scoping).unwrap().remove(0);
     Group { file: "rules.yml".into(), scope, spec }
 }
@@ -85,6 +91,7 @@ pub(super) fn settings() -> Settings {
         local_cluster: "local".parse().unwrap(),
         external_url: "http://t.example.org".into(),
         builtin: false,
+        features: Features::default(),
     }
 }
 

@@ -10,12 +10,11 @@ use tributary_model::label::METRIC_NAME;
 use tributary_model::yaml::{self, Located};
 use tributary_model::{duration, quote};
 use tributary_promql::ast::{Expr, Span};
-use tributary_promql::feature;
+use tributary_promql::feature::{self, Features};
 use tributary_promql::scope::scope;
 
 use super::{place, template};
 use crate::config::Scope;
-use crate::query::FEATURES;
 
 /// Most rules of a file.
 pub const MAX_RULES: usize = 10_000;
@@ -29,6 +28,8 @@ pub struct Scoping {
     pub label: String,
     /// The collector's own name in that label.
     pub local: String,
+    /// What expressions may use beyond the stable language.
+    pub features: Features,
 }
 
 /// A group of rules that are evaluated one after the other.
@@ -316,7 +317,7 @@ impl Door<'_> {
     fn expr(&mut self, raw: &Located<String>) -> Option<Expr> {
         let text = &raw.value;
         let parsed = tributary_promql::parse(text)
-            .and_then(|expr| feature::check(text, &expr, FEATURES).map(|()| expr));
+            .and_then(|expr| feature::check(text, &expr, self.scoping.features).map(|()| expr));
         let expr = match parsed {
             Ok(expr) => expr,
             Err(e) => {

@@ -21,6 +21,7 @@ use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_promql::ast::Expr;
+use tributary_promql::feature::Features;
 
 use crate::config::Scope;
 use crate::notify::Alert;
@@ -81,6 +82,8 @@ pub struct Settings {
     pub local_cluster: ClusterName,
     /// The collector's address in links and templates.
     pub external_url: String,
+    /// What expressions may use beyond the stable language.
+    pub features: Features,
     /// Whether the built-in alerts are evaluated, too.
     pub builtin: bool,
 }
@@ -92,6 +95,7 @@ impl Settings {
             scope,
             label: self.cluster_label.clone(),
             local: self.local_cluster.to_string(),
+            features: self.features,
         }
     }
 }

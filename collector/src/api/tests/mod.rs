@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 use tributary_model::label::Labels;
 use tributary_model::sample::Timestamp;
+use tributary_promql::feature::Features;
 
 use super::view::{
     Alert, AlertState, AlertingRule, Cluster, Evaluation, Facts, Health, RecordingRule, Rule,
@@ -113,6 +114,7 @@ fn api() -> Router {
         max_concurrency: 20,
         max_samples: 50_000_000,
         lookback: Duration::from_secs(300),
+        features: Features::default(),
     };
     router(Api {
         queries: Queries::new(Memory::new(), bounds),
