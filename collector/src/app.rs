@@ -1,22 +1,27 @@
 //! Assembles the parts, starts them, and stops them in order: intake first, then mails, then the web.
 
+pub(crate) mod files;
+mod settings;
+mod stage;
+mod storage;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use tributary_certs::tls::{ClientTls, Material, ServerTls, TlsError};
-use tributary_model::diagnostic::Diagnostic;
+use tributary_certs::tls::{ClientTls, ServerTls};
 use tributary_model::sample::Timestamp;
-use tributary_store::{OpenReport, Store};
+use tributary_store::Store;
 
+use self::files::{Files, StartError};
+use self::settings::{notify_settings, policies, queries, rule_settings, runtime};
+use self::stage::{Signals, Stage, Wish};
+use self::storage::Opened;
 use crate::admin::{self, Admin, ReloadRequest};
 use crate::api::serve::Port;
 use crate::api::{self, Api, view};
@@ -25,82 +30,17 @@ use crate::facts::AppFacts;
 use crate::host::Host;
 use crate::ingest::metrics::IngestMetrics;
 use crate::ingest::policy::Policies;
-use crate::ingest::replay::Replayer;
 use crate::ingest::{self, Ingest};
 use crate::local::Writer;
 use crate::metrics::{self, ProcessMetrics};
 use crate::notify::{self, Notifier};
 use crate::own::OwnMetrics;
-use crate::query::store::StoreEngine;
-use crate::query::{Bounds, Queries};
 use crate::rules;
-use crate::rules::engine::{Engine, RulesError};
+use crate::rules::engine::Engine;
 use crate::scrape::Scraper;
 
-/// How often the store moves old samples from memory to pages and drops what is too old.
-const MAINTENANCE: Duration = Duration::from_secs(5);
 /// Wishes to reload that wait. Full: the next one waits.
 const RELOADS: usize = 4;
-
-/// Why the collector does not start: something that a person gave cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A port cannot be had.
-    #[error("listening on {address} ({key}): {source}\n  = help: {help}", help = bind_help(source))]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// The key that gives it.
-        key: &'static str,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The certificates cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A file that people write is wrong.
-    #[error(transparent)]
-    File(#[from] Box<Diagnostic>),
-    /// Alerting cannot be used.
-    #[error(transparent)]
-    Alerting(#[from] notify::config::ConfigError),
-    /// Rule files cannot be used.
-    #[error(transparent)]
-    Rules(#[from] RulesError),
-}
-
-fn bind_help(source: &std::io::Error) -> &'static str {
-    match source.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "another process has this port: stop it, or give another port"
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need privileges: give a higher one"
-        }
-        _ => "give an address of this machine, or 0.0.0.0",
-    }
-}
-
-/// Everything read from files before a port is bound, so that a mistake starts nothing.
-pub struct Files {
-    tls: Material,
-    port: Arc<Port>,
-    alerting: Option<notify::config::Config>,
-    rules: Vec<rules::group::Group>,
-}
-
-impl Files {
-    /// Reads everything that `config` names.
-    pub fn read(config: &Config) -> Result<Self, StartError> {
-        let alerting = config.alerting.config_file.as_deref();
-        Ok(Self {
-            tls: Material::load(&config.ingest.tls)?,
-            port: Arc::new(Port::load(config.web.config_file.as_deref())?),
-            alerting: alerting.map(notify::config::Config::load).transpose()?,
-            rules: rules::engine::load(&config.rules, &rule_settings(config))?,
-        })
-    }
-}
 
 /// Runs the collector until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
@@ -109,7 +49,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let web = bind("web.listen", config.web.listen).await?;
     let ingest = bind("ingest.listen", config.ingest.listen).await?;
     let started = SystemTime::now();
-    let opened = open_store(&config).await?;
+    let opened = storage::open(&config).await?;
     let mut running = Running::start(config, files, Ports { web, ingest }, opened, started)?;
     running.until_stopped(&mut signals).await;
     running.stop(&mut signals).await
@@ -117,49 +57,6 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
 async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, key, source })
-}
-
-/// Opens the store off the async threads: the journal may be long.
-async fn open_store(config: &Config) -> anyhow::Result<Opened> {
-    let options = config.storage.options();
-    let opened = tokio::task::spawn_blocking(move || {
-        let mut replayer = Replayer::default();
-        Store::open(options, &mut replayer).map(|(store, report)| (store, replayer, report))
-    });
-    let (store, replayer, report) = opened.await??;
-    tell(&report);
-    Ok(Opened { store, replayer })
-}
-
-/// Says what the store found when it was opened; whatever is damaged or lost is said loudly.
-fn tell(report: &OpenReport) {
-    tracing::info!(records = report.records, samples = report.samples, took = ?report.took, "the store is open");
-    if let Some((folder, why)) = &report.set_aside {
-        tracing::error!(folder = %folder.display(), why, "the key-value store was damaged and set aside; what the journal has is kept");
-    }
-    if let Some(cut) = &report.journal.cut {
-        tracing::warn!(?cut, "the end of the journal was torn and cut: it was never acknowledged");
-    }
-    for damage in &report.journal.damaged {
-        tracing::error!(?damage, "the journal is damaged; the rest of it is kept");
-    }
-    for damage in &report.damaged {
-        tracing::error!(damage, "the store is damaged; the rest of it is kept");
-    }
-    if report.lost_records > 0 {
-        tracing::error!(
-            records = report.lost_records,
-            samples = report.lost_samples,
-            why = report.lost_why.as_deref().unwrap_or_default(),
-            "journal records could not be read back"
-        );
-    }
-}
-
-/// The store, and what its journal said of the streams.
-struct Opened {
-    store: Store,
-    replayer: Replayer,
 }
 
 struct Ports {
@@ -178,13 +75,6 @@ struct Running {
     reloads: mpsc::Receiver<ReloadRequest>,
     reloadable: Reloadable,
     metrics: ProcessMetrics,
-}
-
-/// Parts that stop together.
-#[derive(Default)]
-struct Stage {
-    stop: CancellationToken,
-    parts: JoinSet<()>,
 }
 
 /// What a reload replaces.
@@ -286,7 +176,7 @@ impl Running {
         web.spawn(|stop| files.port.serve(ports.web, pages, stop));
         web.spawn({
             let store = store.clone();
-            |stop| maintain(store, stop)
+            |stop| storage::maintain(store, stop)
         });
         ready.store(true, Ordering::Relaxed);
         tracing::info!(web = %config.web.listen, ingest = %config.ingest.listen, "Tributary collector is ready");
@@ -369,125 +259,5 @@ impl Running {
         tokio::task::spawn_blocking(move || drop(store)).await?;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Stage {
-    fn spawn<F: Future<Output = ()> + Send + 'static>(
-        &mut self,
-        part: impl FnOnce(CancellationToken) -> F,
-    ) {
-        self.parts.spawn(part(self.stop.clone()));
-    }
-
-    async fn stop(&mut self) {
-        self.stop.cancel();
-        while let Some(ended) = self.parts.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a part failed");
-            }
-        }
-    }
-}
-
-/// Moves what is old from memory to disk, and drops what is too old, until `stop`.
-async fn maintain(store: Store, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(MAINTENANCE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let store = store.clone();
-        match tokio::task::spawn_blocking(move || store.maintain(SystemTime::now().into())).await {
-            Ok(Ok(report)) => {
-                if report.pages > 0 || report.dropped_days > 0 {
-                    tracing::info!(?report, "the store was maintained");
-                }
-            }
-            Ok(Err(error)) => tracing::error!(%error, "maintaining the store failed"),
-            Err(error) => tracing::error!(%error, "maintaining the store failed"),
-        }
-    }
-}
-
-fn queries(config: &Config, store: &Store) -> Queries {
-    let bounds = Bounds {
-        timeout: config.query.timeout,
-        max_concurrency: config.query.max_concurrency,
-        max_samples: config.query.max_samples,
-        lookback: config.query.lookback,
-        features: config.query.features,
-    };
-    Queries::new(StoreEngine(store.clone()), bounds)
-}
-
-fn runtime(config: &Config, started: Timestamp) -> view::Runtime {
-    view::Runtime {
-        started,
-        reload_ok: true,
-        config_read: started,
-        retention: config.storage.retention,
-        corruptions: 0,
-    }
-}
-
-fn policies(config: &Config) -> Policies {
-    Policies::new(config.clusters.iter().map(|(name, policy)| (name.clone(), *policy)))
-}
-
-fn rule_settings(config: &Config) -> rules::Settings {
-    rules::Settings {
-        cluster_label: config.cluster_label.clone(),
-        local_cluster: config.local_cluster.clone(),
-        external_url: config.alerting.external_url.clone(),
-        builtin: config.alerting.builtin,
-        features: config.query.features,
-    }
-}
-
-fn notify_settings(
-    config: &Config,
-    alerting: Option<notify::config::Config>,
-) -> Option<notify::Settings> {
-    let url = &config.alerting.external_url;
-    alerting.map(|alerting| notify::Settings {
-        config: Arc::new(alerting),
-        sender: notify::message::Sender {
-            external_url: (!url.is_empty()).then(|| url.clone()),
-            cluster_label: config.cluster_label.clone(),
-        },
-    })
-}
-
-/// The signals of the process.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-/// What a signal means.
-enum Wish {
-    Stop,
-    Reload,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.hangup.recv() => Wish::Reload,
-        }
-    }
-
-    async fn stop(&mut self) {
-        while !matches!(self.next().await, Wish::Stop) {}
     }
 }

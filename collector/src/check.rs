@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::api::web_file::WebFile;
-use crate::app::Files;
+use crate::app::files::Files;
 use crate::config::Config;
 use crate::{notify, rules};
 

@@ -14,6 +14,7 @@ mod log;
 mod metrics;
 mod notify;
 mod own;
+mod pki;
 mod query;
 mod rules;
 mod scrape;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::api::client::ClientError;
-use crate::app::StartError;
+use crate::app::files::StartError;
 use crate::config::{Config, ConfigError};
 
 /// Exit code for a failed check.
@@ -61,8 +62,9 @@ enum Action {
     Rules(RulesAction),
     /// Ask a running collector.
     Query(api::command::QueryArgs),
-    /// The clusters that a running collector knows.
-    Clusters(api::command::ClustersArgs),
+    /// The clusters: who sends, and who may.
+    #[command(subcommand)]
+    Clusters(pki::command::ClustersAction),
     /// Look at the data folder of a collector that is not running.
     #[command(subcommand)]
     Storage(storage::StorageAction),
@@ -130,10 +132,7 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
             api::command::query(args).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Action::Clusters(args) => {
-            api::command::clusters(args).await?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Action::Clusters(action) => pki::command::clusters(action).await,
         Action::Storage(action) => storage::command(action),
         Action::Smtp(args) => Ok(notify::command::command(args, &mut std::io::stdout()).await?),
         Action::Healthcheck(args) => {

@@ -1,7 +1,7 @@
-//! Commands that ask a running collector over its HTTP API: `query`, `clusters`, `healthcheck`.
+//! Commands that ask a running collector over its HTTP API: `query`, `healthcheck`, and what `clusters list` shares with them.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn client(&self) -> Result<Client, ClientError> {
+    pub(super) fn client(&self) -> Result<Client, ClientError> {
         let login = self.user.as_deref().zip(self.password_file.as_deref());
         Client::new(&self.url, login, Duration::from_secs(self.wait))
     }
@@ -106,31 +106,12 @@ enum QueryWhat {
 }
 
 #[derive(Debug, Args)]
-struct Common {
+pub(super) struct Common {
     #[command(flatten)]
-    server: Server,
+    pub(super) server: Server,
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-}
-
-/// `tributary-collector clusters`
-#[derive(Debug, Args)]
-pub struct ClustersArgs {
-    #[command(subcommand)]
-    what: ClustersWhat,
-}
-
-#[derive(Debug, Subcommand)]
-enum ClustersWhat {
-    /// Who sends, how much, and how far behind
-    List {
-        #[command(flatten)]
-        common: Common,
-        /// Show the list anew every two seconds, until Ctrl-C
-        #[arg(long)]
-        watch: bool,
-    },
+    pub(super) output: Output,
 }
 
 /// `tributary-collector healthcheck`
@@ -142,9 +123,6 @@ pub struct HealthcheckArgs {
     #[arg(long)]
     ready: bool,
 }
-
-/// How often `--watch` asks.
-const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 /// Asks and prints.
 pub async fn query(args: QueryArgs) -> Result<(), ClientError> {
@@ -182,31 +160,6 @@ pub async fn query(args: QueryArgs) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// Asks and prints.
-pub async fn clusters(args: ClustersArgs) -> Result<(), ClientError> {
-    let ClustersWhat::List { common, watch } = args.what;
-    let client = common.server.client()?;
-    loop {
-        let answer = client.data("/api/v1/tributary/clusters", &[]).await?;
-        let rows = cluster_rows(&answer.data);
-        let text = match common.output {
-            Output::Json => pretty(&answer.data),
-            Output::Table => table(&rows),
-            Output::Csv => csv(&rows),
-        };
-        if watch && std::io::stdout().is_terminal() {
-            // Home, and clear what the last list left.
-            print(&format!("\x1b[H\x1b[2J{text}"));
-        } else {
-            print(&text);
-        }
-        if !watch {
-            return Ok(());
-        }
-        tokio::time::sleep(WATCH_EVERY).await;
-    }
-}
-
 /// Succeeds if the collector lives, or with `--ready` is ready.
 pub async fn healthcheck(args: HealthcheckArgs) -> Result<(), ClientError> {
     let path = if args.ready { "/-/ready" } else { "/-/healthy" };
@@ -231,7 +184,7 @@ fn escaped(name: &str) -> String {
 }
 
 /// The first row is the header.
-type Rows = Vec<Vec<String>>;
+pub(super) type Rows = Vec<Vec<String>>;
 
 /// What the API answered, as rows.
 fn rows(data: &Value) -> Rows {
@@ -277,42 +230,7 @@ fn series(metric: &Value) -> String {
     tributary_model::label::Labels::from_pairs(pairs).unwrap_or_default().to_string()
 }
 
-fn cluster_rows(data: &Value) -> Rows {
-    let header = ["CLUSTER", "AGENT", "STATE", "LAST SAMPLE", "SERIES", "SAMPLES/S", "SPOOL"];
-    let mut rows: Rows = vec![header.iter().map(|h| (*h).to_owned()).collect()];
-    for cluster in data.as_array().into_iter().flatten() {
-        let text = |from: &Value, key: &str| match from.get(key) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => "-".to_owned(),
-        };
-        let agents = cluster.get("agents").and_then(Value::as_array).cloned().unwrap_or_default();
-        let none = [Value::Null];
-        for agent in if agents.is_empty() { &none[..] } else { &agents[..] } {
-            let state = match agent.get("connected").and_then(Value::as_bool) {
-                Some(true) => "connected".to_owned(),
-                Some(false) => Some(text(agent, "reason"))
-                    .filter(|reason| !reason.is_empty() && reason != "-")
-                    .unwrap_or_else(|| "not connected".to_owned()),
-                None => "-".to_owned(),
-            };
-            let rate =
-                cluster.get("samples_per_second").and_then(Value::as_f64).unwrap_or_default();
-            rows.push(vec![
-                text(cluster, "cluster"),
-                text(agent, "instance"),
-                state,
-                text(cluster, "last_sample"),
-                text(cluster, "series"),
-                format!("{rate:.1}"),
-                text(agent, "spool_bytes"),
-            ]);
-        }
-    }
-    rows
-}
-
-fn table(rows: &Rows) -> String {
+pub(super) fn table(rows: &Rows) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let mut rows = rows.iter();
@@ -330,7 +248,7 @@ fn table(rows: &Rows) -> String {
 }
 
 /// RFC 4180, with line feeds.
-fn csv(rows: &Rows) -> String {
+pub(super) fn csv(rows: &Rows) -> String {
     let cell = |text: &String| {
         if text.contains(['"', ',', '\n', '\r']) {
             format!("\"{}\"", text.replace('"', "\"\""))
@@ -344,12 +262,12 @@ fn csv(rows: &Rows) -> String {
     std::iter::once(&header).chain(rest).map(line).collect()
 }
 
-fn pretty(data: &Value) -> String {
+pub(super) fn pretty(data: &Value) -> String {
     serde_json::to_string_pretty(data).unwrap_or_default() + "\n"
 }
 
 /// A reader that has gone away ends the output, not the program.
-fn print(text: &str) {
+pub(super) fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
@@ -380,18 +298,6 @@ mod tests {
         }
         let rows: Rows = vec![vec!["A".into(), "B".into()], vec!["1".into(), "22".into()]];
         assert_eq!(table(&rows), " A  B\n 1  22\n");
-    }
-
-    #[test]
-    fn clusters_without_agents_have_a_line_too() {
-        let data = serde_json::json!([
-            { "cluster": "eu-1", "series": 3, "samples_per_second": 1.25, "last_sample": "t",
-              "agents": [{ "instance": "a", "connected": false, "reason": "", "spool_bytes": 7 }] },
-            { "cluster": "old", "series": 0, "samples_per_second": 0.0, "agents": [] },
-        ]);
-        let text = csv(&cluster_rows(&data));
-        assert!(text.contains("eu-1,a,not connected,t,3,1.2,7\n"), "{text}");
-        assert!(text.contains("old,-,-,-,0,0.0,-\n"), "{text}");
     }
 
     #[test]

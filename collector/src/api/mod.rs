@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod client;
+pub mod clusters;
 pub mod command;
 pub mod cors;
 pub mod envelope;

@@ -1,0 +1,200 @@
+//! The collector's own certificate and the authorities it trusts: in force for new connections, for live streams, and
+//! followed on disk.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tributary_certs::certificate::Certificate;
+use tributary_certs::digest::sha256;
+use tributary_certs::rotate::Desired;
+use tributary_certs::tls::{ClientTls, Files, Material, ServerTls, TlsError};
+
+use super::metrics::PkiMetrics;
+use crate::ingest::trust::{KeyHash, Terms, Trust};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the collector shows and whom it believes. All changes pass here, one at a time, so that new connections and
+/// live streams are always judged alike.
+pub(crate) struct Credentials {
+    server: Arc<ServerTls>,
+    client: Arc<ClientTls>,
+    trust: Trust,
+    metrics: PkiMetrics,
+    state: Mutex<State>,
+}
+
+struct State {
+    files: Files,
+    /// Only taken out while it is replaced.
+    material: Option<Material>,
+    /// Of the files as they were put in force.
+    contents: [KeyHash; 3],
+    denied: Arc<HashSet<KeyHash>>,
+    desired: Option<Desired>,
+    /// Contents that were refused, and why, so that it is said once.
+    refused: Option<([KeyHash; 3], String)>,
+}
+
+impl Credentials {
+    /// Puts `material`, which was read from `files`, in force. Nobody is denied yet.
+    pub(crate) fn new(
+        files: Files,
+        material: Material,
+        enrol: bool,
+        metrics: PkiMetrics,
+    ) -> Result<Self, TlsError> {
+        let server = Arc::new(ServerTls::new(&material)?.with_enrolment(enrol));
+        let client = Arc::new(ClientTls::new(&material)?);
+        let trust = Trust::new(terms(&material, &Arc::default(), None));
+        let state = State {
+            contents: contents(&files),
+            files,
+            material: Some(material),
+            denied: Arc::default(),
+            desired: None,
+            refused: None,
+        };
+        Ok(Self { server, client, trust, metrics, state: Mutex::new(state) })
+    }
+
+    /// For the ingest port.
+    pub(crate) fn server(&self) -> Arc<ServerTls> {
+        self.server.clone()
+    }
+
+    /// For agents that wait to be dialled.
+    pub(crate) fn client(&self) -> Arc<ClientTls> {
+        self.client.clone()
+    }
+
+    /// What holds for live streams.
+    pub(crate) fn trust(&self) -> Trust {
+        self.trust.clone()
+    }
+
+    /// What the certificate in force says.
+    pub(crate) fn certificate(&self) -> Option<Certificate> {
+        self.lock().material.as_ref().map(|material| material.certificate().clone())
+    }
+
+    /// The authority that the certificate in force chains to.
+    pub(crate) fn authority(&self) -> Option<KeyHash> {
+        self.lock().material.as_ref().map(Material::authority)
+    }
+
+    /// Puts other material in force, which was read from `files`.
+    pub(crate) fn replace(&self, files: Files, material: Material) -> Result<(), TlsError> {
+        let mut state = self.lock();
+        state.contents = contents(&files);
+        state.files = files;
+        state.refused = None;
+        self.put(&mut state, material)
+    }
+
+    /// Denies these keys, and wants this of the agents, from now on.
+    pub(crate) fn govern(
+        &self,
+        denied: HashSet<KeyHash>,
+        desired: Desired,
+    ) -> Result<(), TlsError> {
+        let mut state = self.lock();
+        let same = state.desired.as_ref() == Some(&desired);
+        state.desired = Some(desired);
+        if *state.denied != denied {
+            state.denied = Arc::new(denied);
+        } else if same {
+            return Ok(());
+        }
+        match state.material.take() {
+            Some(material) => self.put(&mut state, material),
+            None => Ok(()),
+        }
+    }
+
+    /// Follows the files until `stop`.
+    pub(crate) async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let own = self.clone();
+            if let Err(error) = tokio::task::spawn_blocking(move || own.look()).await {
+                tracing::error!(%error, "looking at the certificate files failed");
+            }
+        }
+    }
+
+    /// Puts changed files in force. A half-written or wrong set is refused and looked at again; what is in force stays.
+    pub(crate) fn look(&self) {
+        let mut state = self.lock();
+        let found = contents(&state.files);
+        if found == state.contents {
+            state.refused = None;
+            return;
+        }
+        let loaded = Material::load(&state.files).and_then(|material| {
+            let subject = material.certificate().clone();
+            self.put(&mut state, material).map(|()| subject)
+        });
+        match loaded {
+            Ok(certificate) => {
+                // Read before the files: if they changed in between, the next look finds a difference.
+                state.contents = found;
+                state.refused = None;
+                tracing::info!(
+                    serial = certificate.serial,
+                    issuer = certificate.issuer,
+                    until = tributary_certs::certificate::utc(certificate.not_after),
+                    "the collector's certificate files changed and are in force"
+                );
+            }
+            Err(error) => {
+                let refused = Some((found, error.to_string()));
+                if state.refused != refused {
+                    self.metrics.reloads_refused.inc();
+                    tracing::error!(%error, "changed certificate files were refused; those in force stay");
+                    state.refused = refused;
+                }
+            }
+        }
+    }
+
+    /// TLS first: nobody who is sent away by the new terms may come back in between.
+    fn put(&self, state: &mut State, material: Material) -> Result<(), TlsError> {
+        let material = material.with_denied(state.denied.clone());
+        self.server.replace(&material)?;
+        self.client.replace(&material)?;
+        self.trust.publish(terms(&material, &state.denied, state.desired.clone()));
+        state.material = Some(material);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn terms(
+    material: &Material,
+    denied: &Arc<HashSet<KeyHash>>,
+    desired: Option<Desired>,
+) -> Terms {
+    Terms {
+        trusted: material.bundle().clone(),
+        denied: denied.clone(),
+        leaf: material.certificate().spki_sha256,
+        desired,
+    }
+}
+
+/// Tells whether a file changed, whatever its times say; a file that cannot be read counts as empty.
+fn contents(files: &Files) -> [KeyHash; 3] {
+    let hash = |path: &Path| sha256(&fs::read(path).unwrap_or_default());
+    [hash(&files.cert_file), hash(&files.key_file), hash(&files.ca_file)]
+}

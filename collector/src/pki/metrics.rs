@@ -1,0 +1,87 @@
+//! What the collector counts of certificates: those it issued, requests it refused, rotations, reloads, time left.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// Metrics of certificates. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PkiMetrics {
+    /// Agents that got their first certificate with a token.
+    pub(crate) enrolments: Counter,
+    /// Requests for a first certificate that were refused, by reason.
+    pub(crate) enrolments_refused: Family<Reason, Counter>,
+    /// Certificates issued, by how they were asked for.
+    pub(crate) certificates_issued: Family<How, Counter>,
+    /// Renewals that were refused.
+    pub(crate) renewals_refused: Counter,
+    /// Rotations that ended, by kind and result.
+    pub(crate) rotations: Family<Rotation, Counter>,
+    /// Changed certificate files that were not put in force.
+    pub(crate) reloads_refused: Counter,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Reason {
+    reason: &'static str,
+}
+
+/// How a certificate was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct How {
+    how: &'static str,
+}
+
+/// A rotation that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Rotation {
+    kind: String,
+    result: &'static str,
+}
+
+impl PkiMetrics {
+    /// Registers them; the registry's prefix is the process' own.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let m = Self::default();
+        registry.register(
+            "enrolments",
+            "Agents that got their first certificate with a token",
+            m.enrolments.clone(),
+        );
+        registry.register(
+            "enrolments_refused",
+            "Requests for a first certificate that were refused",
+            m.enrolments_refused.clone(),
+        );
+        registry.register(
+            "certificates_issued",
+            "Certificates issued: at joining, for renewals, for the collector itself",
+            m.certificates_issued.clone(),
+        );
+        registry.register("renewals_refused", "Renewals refused", m.renewals_refused.clone());
+        registry.register("rotations", "Rotations that ended", m.rotations.clone());
+        registry.register(
+            "certificate_reloads_refused",
+            "Changed certificate files that were not put in force",
+            m.reloads_refused.clone(),
+        );
+        m
+    }
+
+    /// Counts a request for a first certificate that was refused.
+    pub(crate) fn enrolment_refused(&self, reason: &'static str) {
+        self.enrolments_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a certificate.
+    pub(crate) fn issued(&self, how: &'static str) {
+        self.certificates_issued.get_or_create(&How { how }).inc();
+    }
+
+    /// Counts a rotation.
+    pub(crate) fn rotated(&self, kind: String, result: &'static str) {
+        self.rotations.get_or_create(&Rotation { kind, result }).inc();
+    }
+}
