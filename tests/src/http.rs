@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
@@ -31,23 +32,50 @@ impl Answer {
     }
 }
 
-/// Sends one request.
+/// A client that keeps its connection.
+#[derive(Debug, Clone)]
+pub struct Connection(Client<HttpConnector, Full<Bytes>>);
+
+impl Connection {
+    /// One that is not made yet.
+    pub fn new() -> Self {
+        Self(Client::builder(TokioExecutor::new()).build_http())
+    }
+
+    /// Sends one request.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> anyhow::Result<Answer> {
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into()))?;
+        let response = self.0.request(request).await.context("sending")?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.context("reading the answer")?.to_bytes();
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Sends one request on a connection of its own.
 pub async fn send(
     method: Method,
     url: &str,
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> anyhow::Result<Answer> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let mut request = Request::builder().method(method).uri(url);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let response =
-        client.request(request.body(Full::new(body.into()))?).await.context("sending")?;
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.context("reading the answer")?.to_bytes();
-    Ok(Answer { status: parts.status, headers: parts.headers, body })
+    Connection::new().send(method, url, headers, body).await
 }
 
 /// GET.

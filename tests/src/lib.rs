@@ -1,7 +1,9 @@
 //! A world for stories: the real binaries, on free ports, in a folder that vanishes.
 
+pub mod fleet;
 pub mod http;
 pub mod link;
+pub mod load;
 pub mod mailbox;
 pub mod process;
 pub mod prometheus;

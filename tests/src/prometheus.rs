@@ -27,14 +27,16 @@ pub fn body(series: &[Series<'_>]) -> Vec<u8> {
     snap::raw::Encoder::new().compress_vec(&request.encode_to_vec()).unwrap()
 }
 
+/// What a remote-write 1.0 request says of itself.
+pub const HEADERS: [(&str, &str); 3] = [
+    ("content-encoding", "snappy"),
+    ("content-type", "application/x-protobuf"),
+    ("x-prometheus-remote-write-version", "0.1.0"),
+];
+
 /// Sends one body once.
 pub async fn write(url: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
-    let headers = [
-        ("content-encoding", "snappy"),
-        ("content-type", "application/x-protobuf"),
-        ("x-prometheus-remote-write-version", "0.1.0"),
-    ];
-    send(Method::POST, url, &headers, body).await
+    send(Method::POST, url, &HEADERS, body).await
 }
 
 /// Sends as Prometheus does: again after a broken connection or a 5xx, until it is taken. A 4xx is an error of the story.

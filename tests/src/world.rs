@@ -36,6 +36,8 @@ pub struct Collector {
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
+    /// Its cluster.
+    pub cluster: String,
     /// The process.
     pub process: Process,
     /// `http://127.0.0.1:PORT`
@@ -89,6 +91,19 @@ impl World {
         }
     }
 
+    /// Copies a cluster's certificate to where its agent runs, if there is none yet.
+    pub fn hand_over(&self, cluster: &str) {
+        let own = self.path(cluster).join("tls");
+        if own.exists() {
+            return;
+        }
+        self.issue(cluster);
+        fs::create_dir_all(&own).unwrap();
+        for name in ["tls.crt", "tls.key", "ca.crt"] {
+            fs::copy(self.path("pki").join(cluster).join(name), own.join(name)).unwrap();
+        }
+    }
+
     /// Writes a collector's configuration and starts it. `extra` is more YAML of its top level; `WEB` in it is the HTTP port.
     pub async fn collector(&self, extra: &str) -> Collector {
         let (web, ingest) = (free_port(), free_port());
@@ -119,7 +134,7 @@ impl World {
         allowlist: &str,
         extra: &str,
     ) -> Agent {
-        self.issue(cluster);
+        self.hand_over(cluster);
         let port = free_port();
         self.write(&format!("{cluster}/allowlist.yml"), allowlist);
         let sources = if extra.contains("sources:") {
@@ -134,14 +149,15 @@ impl World {
         let config = format!(
             "cluster: {cluster}\ninstance: agent\n{link}\
              tls: {}\nallowlist_file: allowlist.yml\n{spool}{sources}{}",
-            tls(&format!("../pki/{cluster}")),
+            tls("tls"),
             extra.replace("PORT", &port.to_string()),
         );
         let config = self.write(&format!("{cluster}/agent.yml"), &config);
         let arguments = vec!["run".to_owned(), format!("--config.file={}", config.display())];
         let log = self.path(&format!("{cluster}.log"));
         let process = Process::start(binary("tributary-agent"), arguments, log);
-        let agent = Agent { process, url: format!("http://127.0.0.1:{port}") };
+        let (cluster, url) = (cluster.to_owned(), format!("http://127.0.0.1:{port}"));
+        let agent = Agent { cluster, process, url };
         agent.ready().await;
         agent
     }

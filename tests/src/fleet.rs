@@ -1,0 +1,67 @@
+//! A collector that holds the PKI folder, and many agents of it.
+
+use crate::load::Load;
+use crate::process::Process;
+use crate::world::{Agent, Collector, EVERYTHING, World, binary};
+
+/// Configuration of a collector that enrols, renews and rotates.
+pub const PKI: &str = "";
+
+/// A world with its collector and agents.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Where they live.
+    pub world: World,
+    /// The collector.
+    pub collector: Collector,
+    /// The agents, one a cluster, named `c-0`, `c-1` and so on.
+    pub agents: Vec<Agent>,
+}
+
+impl Fleet {
+    /// Starts a collector and so many agents.
+    pub async fn start(count: usize) -> Self {
+        let world = World::new();
+        let collector = world.collector(PKI).await;
+        let mut fleet = Self { world, collector, agents: Vec::new() };
+        for number in 0..count {
+            let cluster = format!("c-{number}");
+            let ingest = fleet.collector.ingest;
+            fleet.agents.push(fleet.world.agent(&cluster, ingest, EVERYTHING, "").await);
+        }
+        fleet
+    }
+
+    /// Starts load on every agent, `STORIES_RATE` bodies a second on each.
+    pub fn load(&self) -> Load {
+        Load::start(&self.agents, setting("STORIES_RATE", 8))
+    }
+
+    /// Starts `tributary-certs rotate` on the folder of the PKI.
+    pub fn rotate(&self, arguments: &[&str]) -> Process {
+        let pki = self.world.path("pki").display().to_string();
+        let mut all = vec!["rotate", "--dir", &pki];
+        all.extend(arguments);
+        let all = all.into_iter().map(str::to_owned).collect();
+        Process::start(binary("tributary-certs"), all, self.world.path("rotate.log"))
+    }
+
+    /// Handshakes and sessions that failed so far, as either side counts them, with the agents that are not running left
+    /// out.
+    pub async fn failures(&self) -> f64 {
+        let refused = "tributary_collector_ingest_connections_refused_total";
+        let mut failures = self.collector.metric(refused, &[]).await;
+        for agent in &self.agents {
+            failures += agent.metric("tributary_agent_session_failures_total", &[]).await;
+        }
+        failures
+    }
+}
+
+/// A number from the environment, so that the same stories are short in CI and heavy elsewhere.
+pub fn setting(name: &str, default: u32) -> u32 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+        Err(_) => default,
+    }
+}

@@ -1,0 +1,15 @@
+//! A rotation of the certificate authority under load: nothing is lost, nothing comes twice, nobody is turned away.
+
+use tributary_tests::fleet::{Fleet, setting};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load() {
+    let agents = setting("STORIES_AGENTS", 20) as usize;
+    let fleet = Fleet::start(agents).await;
+    let load = fleet.load();
+    load.goes_on(setting("STORIES_BODIES", 100).into()).await;
+    let sent = load.stop().await;
+    eprintln!("{} sent", sent.count());
+    sent.is_stored(&fleet.collector).await;
+    assert_eq!(fleet.failures().await, 0.0);
+}
