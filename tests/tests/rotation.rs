@@ -3,7 +3,7 @@
 use tributary_tests::fleet::{Fleet, setting};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn load() {
+async fn what_was_taken_is_stored() {
     let agents = setting("STORIES_AGENTS", 20) as usize;
     let fleet = Fleet::start(agents).await;
     let load = fleet.load();
