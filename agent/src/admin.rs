@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::link::LinkState;
+use crate::handover::LinkState;
 use crate::metrics;
 use crate::spool::SharedSpool;
 

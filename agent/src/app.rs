@@ -9,7 +9,7 @@ use axum::Router;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tributary_certs::identity::Identity;
@@ -22,7 +22,8 @@ use crate::admin::{self, Admin};
 use crate::allow::rules::{AllowlistError, Rules};
 use crate::allow::{AllowMetrics, Allowlist, Screen};
 use crate::config::{self, Config, ConfigError};
-use crate::link::{Link, LinkState, chain};
+use crate::handover::Handover;
+use crate::link::{Link, chain};
 use crate::metrics::{LinkMetrics, ProcessMetrics, SpoolMetrics};
 use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
@@ -163,7 +164,7 @@ fn speaker(config: &Config, material: &Material) -> Result<Speaker, StartError> 
         return Err(differs("instance", wanted));
     }
     let cluster = cluster.parse::<ClusterName>().map_err(|_| differs("cluster", cluster))?;
-    Ok(Speaker { cluster, instance: instance.clone() })
+    Ok(Speaker { cluster, instance: instance.clone(), run: rand::random_range(1..=u64::MAX) })
 }
 
 /// Runs until SIGTERM or SIGINT, and stops in order.
@@ -184,6 +185,7 @@ struct App {
     sources: Vec<Source>,
     routes: Router,
     link: Way,
+    handover: Arc<Handover>,
     reloader: Reloader,
 }
 
@@ -199,7 +201,7 @@ impl Way {
         way: &config::Way,
         material: &Material,
         session: Session,
-        metrics: LinkMetrics,
+        handover: Arc<Handover>,
     ) -> Result<(Self, Tls), StartError> {
         let unusable = |error: TlsError| StartError::Tls {
             text: chain(&error),
@@ -208,23 +210,16 @@ impl Way {
         Ok(match way {
             config::Way::Dial(address) => {
                 let tls = Arc::new(ClientTls::new(material).map_err(unusable)?);
-                let link = Link::new(address.clone(), tls.clone(), session, metrics);
+                let link = Link::new(address.clone(), tls.clone(), session, handover);
                 (Self::Link(link), Tls::Client(tls))
             }
             config::Way::Listen(address) => {
                 let tls = Arc::new(ServerTls::new(material).map_err(unusable)?);
                 let listener = bind(*address).await?;
-                let outlet = Outlet::new(listener, tls.clone(), session, metrics);
+                let outlet = Outlet::new(listener, tls.clone(), session, handover);
                 (Self::Outlet(outlet), Tls::Server(tls))
             }
         })
-    }
-
-    fn watch(&self) -> watch::Receiver<LinkState> {
-        match self {
-            Self::Link(link) => link.watch(),
-            Self::Outlet(outlet) => outlet.watch(),
-        }
     }
 
     async fn run(self, drain: CancellationToken) {
@@ -262,11 +257,17 @@ impl App {
         let listener = bind(config.listen).await?;
         let (to_pipeline, new_rules) = mpsc::channel(1);
         let session = Session::new(spool.clone(), speaker.clone(), link_metrics.clone());
-        let (link, tls) = Way::new(&config.way, &material, session, link_metrics).await?;
+        let collector = match &config.way {
+            config::Way::Dial(address) => address.clone(),
+            config::Way::Listen(_) => "dials us".to_owned(),
+        };
+        let handover = Handover::new(collector, link_metrics);
+        let (link, tls) = Way::new(&config.way, &material, session, handover.clone()).await?;
         process.show_certificate(&material);
         Ok(Self {
             pipeline: Pipeline::new(allow, spool.clone(), arrivals, new_rules, spool_metrics),
             link,
+            handover,
             reloader: Reloader {
                 tls,
                 files: config.tls.clone(),
@@ -293,7 +294,7 @@ impl App {
             instance: self.speaker.instance.clone(),
             collector: self.config.way.to_string(),
             spool: self.spool.clone(),
-            link: self.link.watch(),
+            link: self.handover.watch(),
             registry,
             reload: reload.clone(),
         };

@@ -2,25 +2,28 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tributary_certs::tls::{ClientTls, Expect, PeerStream};
-use tributary_model::sample::Timestamp;
 use tributary_proto::limits;
 use tributary_proto::v1::ingest_client::IngestClient;
 
-use crate::metrics::{LinkMetrics, Reached, Stage};
-use crate::session::{End, Session, SessionError};
+use crate::handover::{Handover, Turn, Wishes};
+use crate::session::{End, Line, Session, SessionError};
 
+/// Sessions at once: one that serves, one that takes over, one that ends. More: the next one waits.
+const MAX_SESSIONS: usize = 3;
 /// Waits between attempts: doubled from the first to the last, with jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LAST_WAIT: Duration = Duration::from_secs(30);
@@ -35,23 +38,12 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages between session and gRPC; the window of frames is the session's.
 const QUEUE_MESSAGES: usize = 4;
 
-/// How the link is, for people.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LinkState {
-    /// Whether a session is up.
-    pub(crate) connected: bool,
-    /// Since when it is as it is.
-    pub(crate) since: Timestamp,
-    /// Why the last attempt or session ended badly.
-    pub(crate) error: Option<String>,
-}
-
 /// Dials the collector.
 pub(crate) struct Link {
     address: String,
     tls: Arc<ClientTls>,
     session: Session,
-    notices: Notices,
+    handover: Arc<Handover>,
 }
 
 impl Link {
@@ -60,145 +52,124 @@ impl Link {
         address: String,
         tls: Arc<ClientTls>,
         session: Session,
-        metrics: LinkMetrics,
+        handover: Arc<Handover>,
     ) -> Self {
-        let notices = Notices::new(address.clone(), metrics);
-        Self { address, tls, session, notices }
+        Self { address, tls, session, handover }
     }
 
-    /// Follows the link's state.
-    pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
-        self.notices.watch()
-    }
-
-    /// Runs until `drain` and the last acknowledgement after it.
+    /// Runs until `drain` and the last acknowledgement after it. A new session is made before the one that it replaces
+    /// is let go, and only the collector's welcome makes it the one that serves.
     pub(crate) async fn run(self, drain: CancellationToken) {
+        let link = Arc::new(self);
+        let mut wishes = Wishes::new(&link.handover);
+        let mut sessions = JoinSet::new();
         let mut wait = Wait::default();
+        let mut due = Some(Instant::now());
         loop {
-            let began = tokio::time::Instant::now();
-            let mut welcomed = false;
-            let before = self.session.acked();
-            let end = self.attempt(&drain, &mut welcomed).await;
-            if self.session.acked() > before || began.elapsed() > GOOD_SESSION && welcomed {
-                wait = Wait::default();
-            }
-            match end {
-                Ok(End::Drained) => {
-                    tracing::info!("everything is acknowledged");
+            if drain.is_cancelled() {
+                if sessions.is_empty() && link.session.is_done() {
                     return;
                 }
-                Ok(End::PeerDrained) => self.notices.down(None, welcomed),
-                Err(error) => self.notices.down(Some(chain(&error)), welcomed),
+                // Somebody waits for the end.
+                due = due.map(|at| at.min(Instant::now() + LAST_WAIT_DRAINING));
             }
-            if drain.is_cancelled() && self.session.is_done() {
-                return;
-            }
-            let wait = wait.next();
-            // Somebody waits for the end: shorter, and at once when told.
-            let wait = if drain.is_cancelled() { wait.min(LAST_WAIT_DRAINING) } else { wait };
+            let begin = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = begin, if due.is_some() => {
+                    due = None;
+                    if sessions.len() < MAX_SESSIONS {
+                        sessions.spawn(Arc::clone(&link).attempt(drain.clone()));
+                    } else {
+                        due = Some(Instant::now() + wait.next());
+                    }
+                }
+                within = wishes.next() => {
+                    let at = Instant::now() + within.mul_f64(rand::rng().random_range(0.0..=1.0));
+                    due = Some(due.map_or(at, |due| due.min(at)));
+                }
+                Some(ended) = sessions.join_next() => {
+                    // A session that panicked has been heard of.
+                    let Ok(Attempt { end, welcomed, progress }) = ended else {
+                        due = Some(Instant::now() + wait.next());
+                        continue;
+                    };
+                    if end == Some(End::Drained) {
+                        tracing::info!("everything is acknowledged");
+                        return;
+                    }
+                    if progress {
+                        wait = Wait::default();
+                    }
+                    if !welcomed || sessions.is_empty() {
+                        let at = Instant::now() + wait.next();
+                        due = Some(due.map_or(at, |due| due.min(at)));
+                    }
+                }
                 () = drain.cancelled(), if !drain.is_cancelled() => {}
             }
         }
     }
 
-    async fn attempt(
-        &self,
-        drain: &CancellationToken,
-        welcomed: &mut bool,
-    ) -> Result<End, SessionError> {
-        let channel = self.endpoint();
-        let mut client = IngestClient::new(channel)
+    /// One session, from dialling to its end.
+    async fn attempt(self: Arc<Self>, drain: CancellationToken) -> Attempt {
+        let (began, before) = (Instant::now(), self.session.acked());
+        let mut turn = self.handover.begin();
+        let end = self.speak(&mut turn, drain).await;
+        let welcomed = turn.is_welcomed();
+        turn.end(&end);
+        let progress =
+            welcomed && (self.session.acked() > before || began.elapsed() > GOOD_SESSION);
+        Attempt { end: end.ok(), welcomed, progress }
+    }
+
+    async fn speak(&self, turn: &mut Turn, drain: CancellationToken) -> Result<End, SessionError> {
+        let stream = dial(&self.address, &self.tls).await?;
+        let peer = stream.peer().clone();
+        let mut client = IngestClient::new(channel(stream))
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
         let (outgoing, messages) = mpsc::channel(QUEUE_MESSAGES);
         // The collector answers only after our hello, so the call must not be waited for before it is sent.
         let call = async move { client.session(ReceiverStream::new(messages)).await };
-        let incoming = futures_util::stream::once(call)
-            .map_ok(tonic::Response::into_inner)
-            .try_flatten()
-            .inspect(|message| {
-                if message.is_ok() {
-                    self.notices.up();
-                }
-            });
-        self.session.run(incoming, outgoing, drain.clone(), welcomed).await
-    }
-
-    /// Dials on first use, with the certificates that are current then.
-    fn endpoint(&self) -> Channel {
-        // The scheme is http because gRPC must not look for TLS of its own below the stream, which is TLS already.
-        let origin = http::Uri::from_static("https://collector.tributary.internal");
-        let (address, tls) = (self.address.clone(), Arc::clone(&self.tls));
-        Endpoint::from_static("http://collector.tributary.internal")
-            .origin(origin)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
-                let (address, tls) = (address.clone(), Arc::clone(&tls));
-                async move { dial(&address, &tls).await.map(TokioIo::new) }
-            }))
+        let incoming =
+            futures_util::stream::once(call).map_ok(tonic::Response::into_inner).try_flatten();
+        self.session.run(Line { peer, incoming, outgoing }, turn, drain).await
     }
 }
 
-/// Tells people and metrics how the link is.
-pub(crate) struct Notices {
-    /// How the collector is called.
-    collector: String,
-    metrics: LinkMetrics,
-    state: watch::Sender<LinkState>,
+/// What became of an attempt at a session.
+struct Attempt {
+    /// Nothing if it ended badly.
+    end: Option<End>,
+    welcomed: bool,
+    /// The next wait is the first one again.
+    progress: bool,
 }
 
-impl Notices {
-    /// Nothing to tell yet.
-    pub(crate) fn new(collector: String, metrics: LinkMetrics) -> Self {
-        let state = LinkState { since: now(), ..LinkState::default() };
-        Self { collector, metrics, state: watch::Sender::new(state) }
-    }
-
-    /// Follows the link's state.
-    pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
-        self.state.subscribe()
-    }
-
-    /// A session is up.
-    pub(crate) fn up(&self) {
-        self.state.send_if_modified(|state| {
-            let changed = !state.connected;
-            if changed {
-                tracing::info!(collector = self.collector, "connected");
-                *state = LinkState { connected: true, since: now(), error: None };
-            }
-            changed
-        });
-    }
-
-    /// A session ended, or none began: says once why, as long as it stays the same.
-    pub(crate) fn down(&self, error: Option<String>, welcomed: bool) {
-        let stage = if welcomed { Reached::session } else { Reached::connect };
-        if error.is_some() {
-            self.metrics.failures.get_or_create(&Stage { stage }).inc();
-        }
-        self.state.send_if_modified(|state| {
-            let news = state.connected || state.error != error;
-            if news {
-                let why = error.as_deref().unwrap_or("the collector is going away");
-                tracing::warn!(collector = self.collector, error = why, "no session; trying again");
-                *state = LinkState { connected: false, since: now(), error };
-            }
-            news
-        });
-    }
+/// HTTP/2 over a connection that is there already. It is given out once: when it breaks, the session ends.
+fn channel(stream: PeerStream) -> Channel {
+    // The scheme is http because gRPC must not look for TLS of its own below the stream, which is TLS already.
+    let origin = http::Uri::from_static("https://collector.tributary.internal");
+    let stream = Arc::new(Mutex::new(Some(stream)));
+    Endpoint::from_static("http://collector.tributary.internal")
+        .origin(origin)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let stream = stream.map(TokioIo::new);
+            async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        }))
 }
 
-async fn dial(address: &str, tls: &ClientTls) -> io::Result<PeerStream> {
+async fn dial(address: &str, tls: &ClientTls) -> Result<PeerStream, SessionError> {
+    let fail = |source| SessionError::Connect { address: address.to_owned(), source };
     let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let tcp = tcp.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connecting took too long"));
-    let tcp = tcp.flatten().map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))?;
-    tcp.set_nodelay(true)?;
-    tls.connect(tcp, Expect::Collector).await.map_err(io::Error::other)
+    let tcp = tcp.flatten().map_err(fail)?;
+    tcp.set_nodelay(true).map_err(fail)?;
+    Ok(tls.connect(tcp, Expect::Collector).await?)
 }
 
 /// The wait before the next attempt.
@@ -229,10 +200,6 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         source = error.source();
     }
     text
-}
-
-fn now() -> Timestamp {
-    SystemTime::now().into()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod allow;
 mod app;
 mod ask;
 mod config;
+mod handover;
 mod link;
 mod log;
 mod metrics;
@@ -14,6 +15,8 @@ mod reload;
 mod session;
 mod source;
 mod spool;
+#[cfg(test)]
+mod testing;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -164,6 +164,8 @@ pub(crate) struct LinkMetrics {
     pub(crate) connected: Gauge,
     /// Sessions that were welcomed.
     pub(crate) sessions: Counter,
+    /// Sessions that took over from one that was up.
+    pub(crate) handovers: Counter,
     /// Attempts and sessions that ended badly.
     pub(crate) failures: Family<Stage, Counter>,
     /// Frames sent, repeated ones included.
@@ -208,6 +210,11 @@ impl LinkMetrics {
             "tributary_agent_sessions",
             "Sessions that were welcomed",
             m.sessions.clone(),
+        );
+        registry.register(
+            "tributary_agent_session_handovers",
+            "Sessions that took over from one that was up",
+            m.handovers.clone(),
         );
         registry.register(
             "tributary_agent_session_failures",

@@ -2,28 +2,28 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
-use tributary_certs::tls::{PeerStream, ServerTls};
+use tributary_certs::tls::{Peer, PeerStream, ServerTls};
 use tributary_proto::limits;
 use tributary_proto::v1;
 use tributary_proto::v1::outlet_server::{self, OutletServer};
 
-use crate::link::{LinkState, Notices, chain};
-use crate::metrics::LinkMetrics;
-use crate::session::{End, Session};
+use crate::handover::Handover;
+use crate::link::chain;
+use crate::session::{Line, Session};
 
 /// Handshakes at once. Full: new connections wait in the kernel.
 const MAX_HANDSHAKES: usize = 16;
@@ -50,17 +50,10 @@ impl Outlet {
         listener: TcpListener,
         tls: Arc<ServerTls>,
         session: Session,
-        metrics: LinkMetrics,
+        handover: Arc<Handover>,
     ) -> Self {
-        let notices = Arc::new(Notices::new("dials us".to_owned(), metrics));
-        let service =
-            Service { session, notices, current: Arc::default(), drain: CancellationToken::new() };
+        let service = Service { session, handover, drain: CancellationToken::new() };
         Self { listener, tls, service }
-    }
-
-    /// Follows the link's state.
-    pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
-        self.service.notices.watch()
     }
 
     /// Runs until `drain` and the last acknowledgement after it.
@@ -130,9 +123,7 @@ async fn accept(
 #[derive(Clone)]
 struct Service {
     session: Session,
-    notices: Arc<Notices>,
-    /// Ends the running session: the newest one has the spool.
-    current: Arc<Mutex<CancellationToken>>,
+    handover: Arc<Handover>,
     drain: CancellationToken,
 }
 
@@ -142,25 +133,21 @@ type Messages = Pin<Box<dyn Stream<Item = Result<v1::ToCollector, Status>> + Sen
 impl outlet_server::Outlet for Service {
     type SessionStream = Messages;
 
+    /// Sessions may overlap: one that the collector has welcomed takes over from earlier ones.
     async fn session(
         &self,
         request: Request<Streaming<v1::ToAgent>>,
     ) -> Result<Response<Messages>, Status> {
-        let ours = CancellationToken::new();
-        let before = std::mem::replace(
-            &mut *self.current.lock().unwrap_or_else(PoisonError::into_inner),
-            ours.clone(),
-        );
-        before.cancel();
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("a connection without a certificate"))?;
         let (outgoing, messages) = mpsc::channel(QUEUE_MESSAGES);
+        let line = Line { peer, incoming: request.into_inner(), outgoing };
         let service = self.clone();
-        let incoming = request.into_inner();
         // Whoever reads the answers drives the session, so it ends when nobody does.
         let driver = stream::once(async move {
-            tokio::select! {
-                () = ours.cancelled() => tracing::info!("another session takes over"),
-                () = service.talk(incoming, outgoing) => {}
-            }
+            let mut turn = service.handover.begin();
+            let end = service.session.run(line, &mut turn, service.drain.clone()).await;
+            turn.end(&end);
         });
         let messages = ReceiverStream::new(messages).map(|message| Some(Ok(message)));
         let both = stream::select(messages, driver.map(|()| None));
@@ -168,33 +155,15 @@ impl outlet_server::Outlet for Service {
     }
 }
 
-impl Service {
-    async fn talk(
-        &self,
-        incoming: Streaming<v1::ToAgent>,
-        outgoing: mpsc::Sender<v1::ToCollector>,
-    ) {
-        let incoming = incoming.inspect(|message| {
-            if message.is_ok() {
-                self.notices.up();
-            }
-        });
-        let mut welcomed = false;
-        let end = self.session.run(incoming, outgoing, self.drain.clone(), &mut welcomed).await;
-        match end {
-            Ok(End::Drained | End::PeerDrained) => self.notices.down(None, welcomed),
-            Err(error) => self.notices.down(Some(chain(&error)), welcomed),
-        }
-    }
-}
-
 /// A connection as tonic takes it.
 pub(crate) struct Connection(pub(crate) PeerStream);
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Peer {
+        self.0.peer().clone()
+    }
 }
 
 impl AsyncRead for Connection {

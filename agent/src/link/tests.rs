@@ -1,19 +1,13 @@
 //! The link over real mutual TLS, to a collector of a few lines.
 
-use std::path::Path;
 use std::pin::Pin;
-use std::sync::Mutex;
 
 use futures_util::Stream;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use tributary_certs::bundle::{self, Folder, Init};
-use tributary_certs::identity::DEFAULT_TRUST_DOMAIN;
-use tributary_certs::tls::{Material, ServerTls};
-use tributary_model::label::Labels;
-use tributary_model::sample::Sample;
+use tributary_certs::tls::ServerTls;
 use tributary_proto::convert::{ToAgent, ToCollector};
 use tributary_proto::frame::{Decoder, Frame};
 use tributary_proto::limits::Limits;
@@ -21,12 +15,10 @@ use tributary_proto::v1;
 use tributary_proto::v1::ingest_server::{Ingest, IngestServer};
 
 use super::*;
-use crate::metrics::SpoolMetrics;
+use crate::handover::LinkState;
+use crate::metrics::{Reached, Stage};
 use crate::outlet::{Connection, Outlet};
-use crate::session::Speaker;
-use crate::spool::{Batch, Companion, Options, SharedSpool};
-
-const DAY: Duration = Duration::from_secs(86_400);
+use crate::testing::{Bench, make_pki};
 
 #[test]
 fn waits_double_with_jitter_and_are_bounded() {
@@ -50,12 +42,17 @@ fn chains_name_every_cause_once() {
     );
 }
 
-/// Stores in memory, acknowledges everything, breaks off after `frames`.
-#[derive(Clone)]
+/// Stores in memory, acknowledges everything, breaks off after `frames`. The newest stream takes over: the one before
+/// ends with its acknowledgements first.
+#[derive(Clone, Default)]
 struct Collector {
     stored: Arc<Mutex<Vec<Frame>>>,
-    frames: usize,
+    frames: Option<usize>,
     refuse: Option<&'static str>,
+    streams: Arc<Mutex<Vec<CancellationToken>>>,
+    serving: Arc<tokio::sync::Mutex<()>>,
+    /// Asks every stream for a new connection when it rises.
+    reconnect: watch::Sender<u32>,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
@@ -71,115 +68,76 @@ impl Ingest for Collector {
         if let Some(why) = self.refuse {
             return Err(Status::permission_denied(why));
         }
-        let mut incoming = request.into_inner();
         let (answers, outgoing) = mpsc::channel(16);
-        let collector = self.clone();
-        tokio::spawn(async move {
-            let mut decoder = Decoder::new(Limits::default());
-            let mut rest = collector.frames;
-            while let Ok(Some(message)) = incoming.message().await {
-                let answer = match message.kind {
-                    Some(ToCollector::Hello(_)) => {
-                        let after = collector.last();
-                        ToAgent::Welcome(v1::Welcome {
-                            protocol: 1,
-                            resume_after_seq: after,
-                            has_state: false,
-                            limits: None,
-                            now_ms: 0,
-                        })
-                    }
-                    Some(ToCollector::Frame(frame)) => {
-                        if rest == 0 {
-                            return;
-                        }
-                        rest -= 1;
-                        let frame = decoder.decode(&frame.data).unwrap();
-                        if frame.header.seq > collector.last() {
-                            collector.stored.lock().unwrap().push(frame);
-                        }
-                        ToAgent::Ack(v1::Ack { durable_seq: collector.last() })
-                    }
-                    _ => continue,
-                };
-                if answers.send(Ok(answer.into())).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let (collector, incoming) = (self.clone(), request.into_inner());
+        tokio::spawn(async move { collector.talk(incoming, answers).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
 
 impl Collector {
+    /// Nothing once the agent is gone.
+    async fn talk(
+        self,
+        mut incoming: Streaming<v1::ToCollector>,
+        answers: mpsc::Sender<Result<v1::ToAgent, Status>>,
+    ) -> Option<()> {
+        let say = async |answer: ToAgent| answers.send(Ok(answer.into())).await.ok();
+        incoming.message().await.ok()??;
+        let ours = CancellationToken::new();
+        let before = self.streams.lock().unwrap().last().cloned();
+        self.streams.lock().unwrap().push(ours.clone());
+        before.inspect(CancellationToken::cancel);
+        let _serving = self.serving.lock().await;
+        let resume_after_seq = self.last();
+        say(ToAgent::Welcome(v1::Welcome { protocol: 1, resume_after_seq, ..Default::default() }))
+            .await?;
+        let mut decoder = Decoder::new(Limits::default());
+        let mut rest = self.frames.unwrap_or(usize::MAX);
+        let mut reconnect = self.reconnect.subscribe();
+        loop {
+            let message = tokio::select! {
+                message = incoming.message() => message.ok()??,
+                _ = reconnect.changed() => {
+                    say(ToAgent::Reconnect(v1::Reconnect::default())).await?;
+                    continue;
+                }
+                () = ours.cancelled() => {
+                    say(ToAgent::Drain(v1::Drain::default())).await?;
+                    return say(ToAgent::Ack(v1::Ack { durable_seq: self.last() })).await;
+                }
+            };
+            let Some(ToCollector::Frame(frame)) = message.kind else { continue };
+            rest = rest.checked_sub(1)?;
+            let frame = decoder.decode(&frame.data).unwrap();
+            if frame.header.seq > self.last() {
+                self.stored.lock().unwrap().push(frame);
+            }
+            // Every other acknowledgement waits for the next one.
+            if self.last() % 2 == 0 {
+                say(ToAgent::Ack(v1::Ack { durable_seq: self.last() })).await?;
+            }
+        }
+    }
+
+    /// The numbers of the stored frames.
+    fn numbers(&self) -> Vec<u64> {
+        self.stored.lock().unwrap().iter().map(|frame| frame.header.seq).collect()
+    }
+
     fn last(&self) -> u64 {
         self.stored.lock().unwrap().last().map_or(0, |frame| frame.header.seq)
     }
 }
 
-struct Nothing;
-
-impl Companion for Nothing {
-    fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn changes(&mut self) -> Option<Vec<u8>> {
-        None
-    }
-}
-
-struct Bench {
-    folder: tempfile::TempDir,
-    spool: Arc<SharedSpool>,
-    registry: Registry,
-}
-
 impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut registry = Registry::default();
-        let options = Options { dir: folder.path().join("spool"), max_bytes: 64 << 20 };
-        let metrics = SpoolMetrics::new(&mut registry, 64 << 20);
-        let (spool, _) = SharedSpool::open(options, metrics).unwrap();
-        spool.with(|spool| spool.begin(&mut Nothing, &[])).unwrap();
-        let bench = Self { folder, spool, registry };
-        bench.pki("pki");
-        bench
-    }
-
-    fn pki(&self, name: &str) {
-        let init = Init {
-            trust_domain: DEFAULT_TRUST_DOMAIN,
-            collector: "collector",
-            hosts: &["localhost".to_owned()],
-            lifetime: DAY,
-            force: false,
-        };
-        let now = SystemTime::now();
-        let pki = Folder::init(&self.folder.path().join(name), &init, now).unwrap();
-        pki.issue_agent(("eu-1", "agent"), None, now, DAY).unwrap();
-    }
-
-    fn material(&self, pki: &str, leaf: &str) -> Material {
-        let dir: &Path = &self.folder.path().join(pki).join(leaf);
-        Material::load(&bundle::files(dir)).unwrap()
-    }
-
-    fn append(&self, second: i64) {
-        let labels = Labels::from_pairs([("__name__", "m")]).unwrap();
-        let samples = [(labels, Sample::new(second * 1000, 0.5))];
-        let at = Timestamp::from_millis(second * 1000);
-        let batch = Batch { samples: &samples, metadata: &[], gaps: &[], complete_until: at };
-        self.spool.with(|spool| spool.append(&batch, &mut Nothing, at)).unwrap();
-    }
-
-    /// Starts a collector; returns its address.
-    async fn collector(&self, collector: Collector) -> String {
+    /// Starts a collector; returns its address, and the TLS to change.
+    async fn collector(&self, collector: Collector) -> (String, Arc<ServerTls>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let tls = ServerTls::new(&self.material("pki", "collector")).unwrap();
+        let ours = Arc::new(ServerTls::new(&self.material("pki", "collector")).unwrap());
         let (accepted, connections) = mpsc::channel(1);
+        let tls = ours.clone();
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 if let Ok(stream) = tls.accept(tcp).await {
@@ -189,15 +147,20 @@ impl Bench {
         });
         let server = Server::builder().add_service(IngestServer::new(collector));
         tokio::spawn(server.serve_with_incoming(ReceiverStream::new(connections)));
-        address
+        (address, ours)
     }
 
-    fn link(&mut self, address: String, pki: &str) -> Link {
-        let metrics = LinkMetrics::new(&mut self.registry);
-        let speaker = Speaker { cluster: "eu-1".parse().unwrap(), instance: "agent".into() };
-        let session = Session::new(self.spool.clone(), speaker, metrics.clone());
-        let tls = ClientTls::new(&self.material(pki, "eu-1")).unwrap();
-        Link::new(address, Arc::new(tls), session, metrics)
+    /// Dials until it is told why it cannot have a session.
+    async fn why_not(&self, address: String) -> String {
+        let running = tokio::spawn(self.link(address).run(CancellationToken::new()));
+        let said = error(&mut self.handover.watch()).await;
+        running.abort();
+        said
+    }
+
+    fn link(&self, address: String) -> Link {
+        let tls = ClientTls::new(&self.material("pki", "eu-1")).unwrap();
+        Link::new(address, Arc::new(tls), self.session.clone(), self.handover.clone())
     }
 }
 
@@ -208,66 +171,109 @@ async fn error(link: &mut watch::Receiver<LinkState>) -> String {
 
 #[tokio::test]
 async fn everything_arrives_once_over_broken_streams() {
-    let mut bench = Bench::new();
-    let collector = Collector { stored: Arc::default(), frames: 5, refuse: None };
-    let address = bench.collector(collector.clone()).await;
+    let bench = Bench::new();
+    let collector = Collector { frames: Some(5), ..Collector::default() };
+    let (address, _) = bench.collector(collector.clone()).await;
     for second in 1..=8 {
         // Two segments.
         bench.append(second + 1000 * (second / 5));
     }
     let drain = CancellationToken::new();
     drain.cancel();
-    bench.link(address, "pki").run(drain).await;
+    bench.link(address).run(drain).await;
+    assert_eq!(collector.numbers(), [1, 2, 3, 4, 5, 6, 7, 8]);
     let stored = collector.stored.lock().unwrap();
-    let numbers: Vec<u64> = stored.iter().map(|frame| frame.header.seq).collect();
-    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
     assert!(stored.iter().all(|frame| frame.samples[0].sample.value == 0.5));
     assert_eq!(bench.spool.status().waiting(), 0);
 }
 
 #[tokio::test]
-async fn refusals_say_why() {
-    let mut bench = Bench::new();
-    bench.append(1);
-    let why = Some("the hello names cluster \"us-1\"");
-    let refusing = Collector { stored: Arc::default(), frames: 9, refuse: why };
-    let address = bench.collector(refusing).await;
-    let link = bench.link(address.clone(), "pki");
-    let mut state = link.watch();
-    let running = tokio::spawn(link.run(CancellationToken::new()));
-    let said = error(&mut state).await;
-    assert_eq!(said, "the collector refuses: the hello names cluster \"us-1\"");
-    running.abort();
+async fn everything_arrives_once_over_one_new_connection_after_another() {
+    let bench = Bench::new();
+    let collector = Collector::default();
+    let (address, _) = bench.collector(collector.clone()).await;
+    let drain = CancellationToken::new();
+    let running = tokio::spawn(bench.link(address).run(drain.clone()));
+    let mut state = bench.handover.watch();
+    state.wait_for(|state| state.connected).await.unwrap();
+    let mut up = bench.handover.watch();
+    let was_down = tokio::spawn(async move { up.wait_for(|state| !state.connected).await.is_ok() });
+    let mut second = 0;
+    for streams in 2..6 {
+        collector.reconnect.send_modify(|wish| *wish += 1);
+        while collector.streams.lock().unwrap().len() < streams {
+            second += 1;
+            bench.append(second);
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(!was_down.is_finished(), "the link was never down");
+    was_down.abort();
+    // An even number: the last one is acknowledged.
+    (0..=(second + 1) % 2).for_each(|more| bench.append(second + 1 + more));
+    drain.cancel();
+    running.await.unwrap();
+    let all: Vec<u64> = (1..=bench.spool.status().acked).collect();
+    assert_eq!(collector.numbers(), all);
+    assert_eq!(bench.spool.status().waiting(), 0);
+    assert_eq!(bench.metrics.failures.get_or_create(&Stage { stage: Reached::connect }).get(), 0);
+}
 
-    // A certificate of another authority: we notice first, because we check too.
-    bench.pki("other");
-    let link = bench.link(address, "other");
-    let mut state = link.watch();
-    let running = tokio::spawn(link.run(CancellationToken::new()));
+#[tokio::test]
+async fn a_new_connection_that_fails_leaves_the_old_one_in_place() {
+    let bench = Bench::new();
+    make_pki(&bench.path("other"));
+    let collector = Collector::default();
+    let (address, tls) = bench.collector(collector.clone()).await;
+    let running = tokio::spawn(bench.link(address).run(CancellationToken::new()));
+    let mut state = bench.handover.watch();
+    state.wait_for(|state| state.connected).await.unwrap();
+    tls.replace(&bench.material("other", "collector")).unwrap();
+    collector.reconnect.send_modify(|wish| *wish += 1);
     let said = error(&mut state).await;
-    assert!(said.contains("127.0.0.1") && said.contains("not signed by an authority"), "{said}");
-    running.abort();
+    assert!(said.contains("not signed by an authority"), "{said}");
+    assert!(state.borrow().connected);
+    (1..=2).for_each(|second| bench.append(second));
+    bench.session.done().await;
+    assert_eq!(collector.streams.lock().unwrap().len(), 1);
 
-    let link = bench.link("127.0.0.1:1".into(), "pki");
-    let mut state = link.watch();
-    let running = tokio::spawn(link.run(CancellationToken::new()));
-    let said = error(&mut state).await;
-    assert!(said.contains("127.0.0.1:1: Connection refused"), "{said}");
+    tls.replace(&bench.material("pki", "collector")).unwrap();
+    let handovers = bench.metrics.handovers.clone();
+    state.wait_for(|_| handovers.get() == 1).await.unwrap();
+    assert!(state.borrow().connected && state.borrow().error.is_none());
+    (3..=4).for_each(|second| bench.append(second));
+    bench.session.done().await;
+    assert_eq!(collector.numbers(), [1, 2, 3, 4]);
     running.abort();
 }
 
 #[tokio::test]
+async fn refusals_say_why() {
+    let bench = Bench::new();
+    bench.append(1);
+    let why = Some("the hello names cluster \"us-1\"");
+    let refusing = Collector { refuse: why, ..Collector::default() };
+    let (address, _) = bench.collector(refusing).await;
+    let said = bench.why_not(address.clone()).await;
+    assert_eq!(said, "the collector refuses: the hello names cluster \"us-1\"");
+
+    // A certificate of another authority: we notice first, because we check too.
+    let said = Bench::new().why_not(address).await;
+    assert!(said.contains("127.0.0.1") && said.contains("not signed by an authority"), "{said}");
+
+    let said = Bench::new().why_not("127.0.0.1:1".into()).await;
+    assert!(said.contains("127.0.0.1:1: Connection refused"), "{said}");
+}
+
+#[tokio::test]
 async fn a_collector_that_dials_gets_the_same() {
-    let mut bench = Bench::new();
+    let bench = Bench::new();
     (1..=3).for_each(|second| bench.append(second));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let tls = Arc::new(ServerTls::new(&bench.material("pki", "eu-1")).unwrap());
-    let metrics = LinkMetrics::new(&mut bench.registry);
-    let speaker = Speaker { cluster: "eu-1".parse().unwrap(), instance: "agent".into() };
-    let session = Session::new(bench.spool.clone(), speaker, metrics.clone());
     let drain = CancellationToken::new();
-    let outlet = Outlet::new(listener, tls, session, metrics);
+    let outlet = Outlet::new(listener, tls, bench.session.clone(), bench.handover.clone());
     let running = tokio::spawn(outlet.run(drain.clone()));
 
     let ours = Arc::new(ClientTls::new(&bench.material("pki", "collector")).unwrap());

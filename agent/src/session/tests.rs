@@ -1,101 +1,89 @@
 //! Sessions against a scripted collector.
 
 use futures_util::FutureExt as _;
-use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tributary_model::label::Labels;
-use tributary_model::sample::Sample;
+use tributary_certs::bundle;
 use tributary_proto::frame;
 
 use super::*;
-use crate::metrics::SpoolMetrics;
-use crate::spool::{Batch, Companion, Options};
-
-struct Nothing;
-
-impl Companion for Nothing {
-    fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn changes(&mut self) -> Option<Vec<u8>> {
-        None
-    }
-}
-
-struct Bench {
-    _folder: tempfile::TempDir,
-    spool: Arc<SharedSpool>,
-    session: Session,
-}
+use crate::testing::{Bench, Nothing};
 
 impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let options = Options { dir: folder.path().to_owned(), max_bytes: 64 << 20 };
-        let mut registry = Registry::default();
-        let metrics = SpoolMetrics::new(&mut registry, 64 << 20);
-        let (spool, _) = SharedSpool::open(options, metrics).unwrap();
-        spool.with(|spool| spool.begin(&mut Nothing, &[])).unwrap();
-        let speaker = Speaker { cluster: "eu-1".parse().unwrap(), instance: "agent".into() };
-        let session = Session::new(spool.clone(), speaker, LinkMetrics::new(&mut registry));
-        Self { _folder: folder, spool, session }
+    /// The collector's certificate in short.
+    fn peer(&self) -> Peer {
+        let certificate = bundle::leaf(&self.files("pki", "collector").cert_file).unwrap();
+        Peer {
+            identity: certificate.uris[0].parse().unwrap(),
+            serial: certificate.serial,
+            not_after: certificate.not_after,
+            spki_sha256: certificate.spki_sha256,
+            issuer: certificate.issuer,
+            address: "127.0.0.1:9391".parse().unwrap(),
+        }
     }
 
-    /// One more frame, at `second`: far apart means in another segment.
-    fn append(&self, second: i64) {
-        let labels = Labels::from_pairs([("__name__", "m")]).unwrap();
-        let samples = [(labels, Sample::new(second * 1000, 1.0))];
-        let at = Timestamp::from_millis(second * 1000);
-        let batch = Batch { samples: &samples, metadata: &[], gaps: &[], complete_until: at };
-        self.spool.with(|spool| spool.append(&batch, &mut Nothing, at)).unwrap();
-    }
-
-    fn connect(&self) -> Peer {
+    pub(crate) fn connect(&self) -> Collector {
         let (to_agent, incoming) = mpsc::channel(16);
         let (outgoing, from_agent) = mpsc::channel(4);
         let (session, drain) = (self.session.clone(), CancellationToken::new());
-        let stop = drain.clone();
+        let (peer, stop) = (self.peer(), drain.clone());
+        let mut turn = self.handover.begin();
         let running = tokio::spawn(async move {
-            let mut welcomed = false;
-            session.run(ReceiverStream::new(incoming), outgoing, stop, &mut welcomed).await
+            let line = Line { peer, incoming: ReceiverStream::new(incoming), outgoing };
+            let end = session.run(line, &mut turn, stop).await;
+            turn.end(&end);
+            end
         });
-        Peer { to_agent, from_agent, drain, running }
+        Collector { to_agent, from_agent, drain, running }
     }
 }
 
 /// The collector's side.
-struct Peer {
-    to_agent: mpsc::Sender<Result<v1::ToAgent, tonic::Status>>,
-    from_agent: mpsc::Receiver<v1::ToCollector>,
-    drain: CancellationToken,
-    running: JoinHandle<Result<End, SessionError>>,
+pub(crate) struct Collector {
+    pub(crate) to_agent: mpsc::Sender<Result<v1::ToAgent, tonic::Status>>,
+    pub(crate) from_agent: mpsc::Receiver<v1::ToCollector>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) running: JoinHandle<Result<End, SessionError>>,
 }
 
-impl Peer {
-    async fn say(&self, message: ToAgent) {
+impl Collector {
+    pub(crate) async fn say(&self, message: ToAgent) {
         self.to_agent.send(Ok(message.into())).await.unwrap();
     }
 
-    async fn welcome(&mut self, resume_after_seq: u64, has_state: bool, window: u32) -> v1::Hello {
+    pub(crate) async fn welcome(
+        &mut self,
+        resume_after: u64,
+        has_state: bool,
+        window: u32,
+    ) -> v1::Hello {
+        let hello = self.hello().await;
+        self.answer(resume_after, has_state, window).await;
+        hello
+    }
+
+    pub(crate) async fn hello(&mut self) -> v1::Hello {
         let Some(ToCollector::Hello(hello)) = self.from_agent.recv().await.unwrap().kind else {
             panic!("the first message is a hello")
         };
+        hello
+    }
+
+    pub(crate) async fn answer(&self, resume_after_seq: u64, has_state: bool, window: u32) {
         let limits = v1::Limits { max_frame_bytes: 1 << 20, max_frames_in_flight: window };
         let protocol = limits::PROTOCOL;
         let welcome =
             v1::Welcome { protocol, resume_after_seq, has_state, limits: Some(limits), now_ms: 0 };
         self.say(ToAgent::Welcome(welcome)).await;
-        hello
     }
 
-    async fn ack(&self, durable_seq: u64) {
+    pub(crate) async fn ack(&self, durable_seq: u64) {
         self.say(ToAgent::Ack(v1::Ack { durable_seq })).await;
     }
 
     /// The next message that is not a heartbeat.
-    async fn hear(&mut self) -> Option<ToCollector> {
+    pub(crate) async fn hear(&mut self) -> Option<ToCollector> {
         loop {
             match self.from_agent.recv().await?.kind? {
                 ToCollector::Heartbeat(_) => {}
@@ -104,14 +92,14 @@ impl Peer {
         }
     }
 
-    async fn frame(&mut self) -> (u64, bool) {
+    pub(crate) async fn frame(&mut self) -> (u64, bool) {
         let Some(ToCollector::Frame(frame)) = self.hear().await else { panic!("not a frame") };
         let header = frame::header(&frame.data).unwrap();
         (header.seq, header.starts_segment)
     }
 
     /// Whether there is nothing to hear although everything had its turn.
-    async fn is_quiet(&mut self) -> bool {
+    pub(crate) async fn is_quiet(&mut self) -> bool {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -265,7 +253,7 @@ async fn a_collector_that_drains_gets_no_more_frames() {
     bench.append(2);
     assert!(peer.is_quiet().await);
     peer.ack(1).await;
-    let Peer { to_agent, running, .. } = peer;
+    let Collector { to_agent, running, .. } = peer;
     drop(to_agent);
     assert_eq!(running.await.unwrap().unwrap(), End::PeerDrained);
     assert_eq!(bench.spool.status().acked, 1);
@@ -278,7 +266,7 @@ async fn a_silent_collector_is_given_up() {
     assert!(matches!(silent.running.await.unwrap(), Err(SessionError::NoWelcome)));
     let mut peer = bench.connect();
     peer.welcome(0, false, 8).await;
-    let Peer { to_agent, mut from_agent, running, .. } = peer;
+    let Collector { to_agent, mut from_agent, running, .. } = peer;
     let heartbeats = tokio::spawn(async move {
         let mut count = 0;
         while from_agent.recv().await.is_some() {

@@ -1,0 +1,252 @@
+//! A session after its welcome.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tributary_proto::convert::{ToAgent, ToCollector, Welcome};
+use tributary_proto::v1;
+
+use super::{
+    End, HEARTBEAT, LINGER, Line, SILENCE, Session, SessionError, blocking, now, send, unexpected,
+};
+use crate::handover::Turn;
+use crate::metrics::LinkMetrics;
+use crate::spool::{FrameReader, Outgoing, Seen, SharedSpool};
+
+/// Frames, or bytes of frames, that are read from the spool at once.
+const READ_FRAMES: usize = 32;
+const READ_BYTES: usize = 512 << 10;
+
+/// A session after its welcome.
+pub(super) struct Live<'a> {
+    spool: Arc<SharedSpool>,
+    metrics: LinkMetrics,
+    turn: &'a Turn,
+    /// Not here while it reads.
+    reader: Option<FrameReader>,
+    seen: watch::Receiver<Seen>,
+    generation: u64,
+    /// Frames read and not sent yet.
+    queue: VecDeque<Outgoing>,
+    acked: u64,
+    /// The highest frame that was sent.
+    sent: u64,
+    window: u64,
+    /// Nothing more is said: the collector goes away, or a later session has taken over.
+    ending: bool,
+    /// A later session has taken over.
+    over: bool,
+    window_was_full: bool,
+    /// When the collector counts as gone unless it says something.
+    patience: Instant,
+}
+
+impl<'a> Live<'a> {
+    /// Goes on where the collector says it is.
+    pub(super) async fn resume(
+        session: &Session,
+        welcome: Welcome,
+        turn: &'a Turn,
+    ) -> Result<Self, SessionError> {
+        let after = welcome.resume_after;
+        let seen = session.spool.watch();
+        let generation = seen.borrow().generation;
+        let reader = blocking(&session.spool, move |spool| {
+            spool.with(|spool| {
+                let next = spool.status().next_seq;
+                if after >= next {
+                    tracing::warn!(
+                        collector = after,
+                        spool = next.saturating_sub(1),
+                        "the collector has frames that this spool never sent: the folder is an old copy; \
+                         numbers go on behind the collector's"
+                    );
+                    spool.renumber(after)
+                } else {
+                    spool.ack(after)
+                }
+            })?;
+            spool.reader(after, !welcome.has_state)
+        });
+        Ok(Self {
+            spool: session.spool.clone(),
+            metrics: session.metrics.clone(),
+            turn,
+            reader: Some(reader.await?),
+            seen,
+            generation,
+            queue: VecDeque::new(),
+            acked: after,
+            sent: after,
+            window: welcome.max_frames_in_flight.into(),
+            ending: false,
+            over: false,
+            window_was_full: false,
+            patience: Instant::now() + SILENCE,
+        })
+    }
+
+    /// Sends and hears until the end.
+    pub(super) async fn run<S>(
+        &mut self,
+        line: &mut Line<S>,
+        drain: &CancellationToken,
+    ) -> Result<End, SessionError>
+    where
+        S: Stream<Item = Result<v1::ToAgent, tonic::Status>> + Unpin,
+    {
+        let outgoing = line.outgoing.clone();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let turn = self.turn;
+        let mut over = std::pin::pin!(turn.over());
+        let mut stale = true;
+        loop {
+            if stale && self.queue.is_empty() && !self.ending {
+                stale = self.read().await?;
+            }
+            if drain.is_cancelled() && self.is_done() && !self.over {
+                send(&outgoing, ToCollector::Drain(v1::Drain { reason: "stopping".into() }))
+                    .await?;
+                return Ok(End::Drained);
+            }
+            let can_send = self.can_send();
+            tokio::select! {
+                message = line.incoming.next() => match message {
+                    None if self.ending => return Ok(End::PeerDrained),
+                    None => return Err(SessionError::Closed),
+                    Some(message) => self.hear(message?).await?,
+                },
+                place = outgoing.reserve(), if can_send => {
+                    let place = place.map_err(|_| SessionError::Closed)?;
+                    if let Some(frame) = self.queue.pop_front() {
+                        place.send(self.frame(frame));
+                    }
+                }
+                changed = self.seen.changed(), if !stale => {
+                    changed.map_err(|_| SessionError::Reopened)?;
+                    stale = true;
+                }
+                _ = heartbeat.tick(), if !self.ending => send(&outgoing, self.heartbeat()).await?,
+                () = drain.cancelled(), if !drain.is_cancelled() => {}
+                () = &mut over, if !self.over => {
+                    (self.over, self.ending) = (true, true);
+                    self.patience = Instant::now() + LINGER;
+                }
+                () = tokio::time::sleep_until(self.patience) => return Err(SessionError::Silent),
+            }
+        }
+    }
+
+    /// Everything in the spool is acknowledged.
+    fn is_done(&self) -> bool {
+        let status = self.seen.borrow().status;
+        self.acked.saturating_add(1) >= status.next_seq
+    }
+
+    fn can_send(&mut self) -> bool {
+        let in_flight = self.sent.saturating_sub(self.acked);
+        let full = in_flight >= self.window;
+        if full && !self.window_was_full && !self.queue.is_empty() {
+            self.metrics.window_full.inc();
+        }
+        self.window_was_full = full;
+        !full && !self.queue.is_empty() && !self.ending
+    }
+
+    /// Reads frames ahead; whether there may be more.
+    async fn read(&mut self) -> Result<bool, SessionError> {
+        // Marked as seen before the disk is looked at: what comes later wakes us again.
+        let generation = self.seen.borrow_and_update().generation;
+        if generation != self.generation {
+            return Err(SessionError::Reopened);
+        }
+        let Some(mut reader) = self.reader.take() else { return Err(SessionError::Reopened) };
+        let read = blocking(&self.spool, move |_| {
+            let (mut frames, mut bytes) = (VecDeque::new(), 0);
+            while frames.len() < READ_FRAMES
+                && bytes < READ_BYTES
+                && let Some(frame) = reader.next()?
+            {
+                bytes += frame.bytes.len();
+                frames.push_back(frame);
+            }
+            Ok((reader, frames))
+        });
+        let (reader, frames) = read.await?;
+        self.reader = Some(reader);
+        self.queue = frames;
+        Ok(!self.queue.is_empty())
+    }
+
+    fn frame(&mut self, frame: Outgoing) -> v1::ToCollector {
+        self.sent = self.sent.max(frame.seq);
+        self.metrics.frames_sent.inc();
+        self.metrics.frame_bytes_sent.inc_by(frame.bytes.len() as u64);
+        self.show();
+        ToCollector::Frame(v1::Frame { data: frame.bytes.into() }).into()
+    }
+
+    async fn hear(&mut self, message: v1::ToAgent) -> Result<(), SessionError> {
+        if !self.over {
+            self.patience = Instant::now() + SILENCE;
+        }
+        match message.kind {
+            Some(ToAgent::Ack(v1::Ack { durable_seq })) => self.acknowledged(durable_seq).await,
+            Some(ToAgent::Drain(v1::Drain { reason })) => {
+                tracing::info!(reason, "the collector is going away");
+                self.ending = true;
+                Ok(())
+            }
+            Some(ToAgent::Reconnect(v1::Reconnect { within_ms, reason })) => {
+                tracing::info!(reason, "the collector asks for a new connection");
+                self.turn.reconnect(Duration::from_millis(within_ms.into()));
+                Ok(())
+            }
+            // A later version may have more to say.
+            Some(
+                ToAgent::Heartbeat(_)
+                | ToAgent::Bundle(_)
+                | ToAgent::Certificate(_)
+                | ToAgent::Renew(_),
+            )
+            | None => Ok(()),
+            Some(other) => Err(unexpected("an acknowledgement", &other)),
+        }
+    }
+
+    async fn acknowledged(&mut self, seq: u64) -> Result<(), SessionError> {
+        if seq > self.sent {
+            return Err(SessionError::Ack { acked: seq, sent: self.sent });
+        }
+        if seq > self.acked {
+            self.acked = seq;
+            self.metrics.last_ack_time.set(now().as_secs_f64());
+            self.show();
+            blocking(&self.spool, move |spool| spool.with(|spool| spool.ack(seq))).await?;
+        }
+        Ok(())
+    }
+
+    fn heartbeat(&self) -> ToCollector {
+        let status = self.seen.borrow().status;
+        ToCollector::Heartbeat(v1::Heartbeat {
+            now_ms: now().as_millis(),
+            spooled_frames: status.waiting(),
+            spooled_bytes: status.bytes,
+        })
+    }
+
+    fn show(&self) {
+        if self.over {
+            return;
+        }
+        let in_flight = self.sent.saturating_sub(self.acked);
+        self.metrics.in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
+    }
+}
