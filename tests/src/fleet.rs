@@ -1,11 +1,16 @@
 //! A collector that holds the PKI folder, and many agents of it.
 
+use std::fs;
+
+use serde_json::Value;
+
+use crate::eventually;
 use crate::load::Load;
 use crate::process::Process;
 use crate::world::{Agent, Collector, EVERYTHING, World, binary};
 
 /// Configuration of a collector that enrols, renews and rotates.
-pub const PKI: &str = "";
+pub const PKI: &str = "pki: { dir: pki }\n";
 
 /// A world with its collector and agents.
 #[derive(Debug)]
@@ -20,7 +25,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// Starts a collector and so many agents.
-    pub async fn start(count: usize) -> Self {
+    pub async fn start(count: u32) -> Self {
         let world = World::new();
         let collector = world.collector(PKI).await;
         let mut fleet = Self { world, collector, agents: Vec::new() };
@@ -44,6 +49,29 @@ impl Fleet {
         all.extend(arguments);
         let all = all.into_iter().map(str::to_owned).collect();
         Process::start(binary("tributary-certs"), all, self.world.path("rotate.log"))
+    }
+
+    /// The rotation that is going on, as `state.json` has it; null if there is none.
+    pub fn rotation(&self) -> Value {
+        let text = fs::read_to_string(self.world.path("pki/state.json")).unwrap_or_default();
+        let state: Value = serde_json::from_str(&text).unwrap_or_default();
+        state["rotation"].clone()
+    }
+
+    /// Waits until every stream is of the second authority, and fails if anybody still trusts the first.
+    pub async fn is_on_new_authority(&self) {
+        let streams = "tributary_collector_ingest_streams_by_issuer";
+        eventually("all streams are of the new authority", async || {
+            let old = self.collector.metric(streams, &["Tributary CA 1"]).await;
+            let new = self.collector.metric(streams, &["Tributary CA 2"]).await;
+            (old == 0.0 && new == self.agents.len() as f64).then_some(())
+        })
+        .await;
+        let authority = fs::read_to_string(self.world.path("pki/ca.crt")).unwrap();
+        for agent in &self.agents {
+            let bundle = self.world.path(&agent.cluster).join("tls/ca.crt");
+            assert_eq!(fs::read_to_string(bundle).unwrap(), authority, "{}", agent.cluster);
+        }
     }
 
     /// Handshakes and sessions that failed so far, as either side counts them, with the agents that are not running left

@@ -77,10 +77,16 @@ impl World {
         path
     }
 
-    /// Runs `tributary-certs` and expects success.
-    pub fn certs(&self, arguments: &[&str]) {
-        let output = run("tributary-certs", arguments, self.folder.path());
-        assert!(output.status.success(), "tributary-certs {arguments:?}: {}", text(&output));
+    /// Runs `tributary-certs` in the world's folder, and expects success.
+    pub fn certs(&self, arguments: &[&str]) -> String {
+        self.succeed("tributary-certs", arguments)
+    }
+
+    /// Runs a binary in the world's folder to its end, and expects success.
+    pub fn succeed(&self, name: &str, arguments: &[&str]) -> String {
+        let output = run(name, arguments, self.folder.path());
+        assert!(output.status.success(), "{name} {arguments:?}: {}", text(&output));
+        text(&output)
     }
 
     /// Issues a certificate for a cluster's agent, if there is none yet.
@@ -214,6 +220,36 @@ impl Collector {
     /// A value of its own metrics, summed over the series that contain every given text.
     pub async fn metric(&self, name: &str, with: &[&str]) -> f64 {
         metric(&self.url, name, with).await
+    }
+
+    /// Waits until its own metrics count at least so much.
+    pub async fn counts(&self, name: &str, with: &[&str], at_least: f64) {
+        eventually(&format!("{name} {with:?} is {at_least} or more"), async || {
+            (self.metric(name, with).await >= at_least).then_some(())
+        })
+        .await;
+    }
+
+    /// What it tells about a cluster's only agent; null if there is none.
+    pub async fn agent(&self, cluster: &str) -> Value {
+        let url = format!("{}/api/v1/tributary/clusters", self.url);
+        let Ok(answer) = http::get(&url).await else { return Value::Null };
+        let clusters = answer.json();
+        let mut clusters = clusters["data"].as_array().into_iter().flatten();
+        let found = clusters.find(|found| found["cluster"] == cluster);
+        found.map_or(Value::Null, |found| found["agents"][0].clone())
+    }
+
+    /// Waits until an alert fires; returns it.
+    pub async fn fires(&self, alert: &str) -> Value {
+        let url = format!("{}/api/v1/alerts", self.url);
+        eventually(&format!("{alert} fires"), async || {
+            let answer = http::get(&url).await.ok()?.json();
+            let mut alerts = answer["data"]["alerts"].as_array()?.iter();
+            let is_it = |a: &&Value| a["labels"]["alertname"] == alert && a["state"] == "firing";
+            alerts.find(is_it).cloned()
+        })
+        .await
     }
 }
 
