@@ -4,10 +4,10 @@ use tributary_tests::fleet::{Fleet, setting};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_taken_is_stored() {
-    let agents = setting("STORIES_AGENTS", 20) as usize;
+    let agents = setting("STORIES_AGENTS", 20);
     let fleet = Fleet::start(agents).await;
     let load = fleet.load();
-    load.goes_on(setting("STORIES_BODIES", 100).into()).await;
+    load.goes_on(100).await;
     let sent = load.stop().await;
     eprintln!("{} sent", sent.count());
     sent.is_stored(&fleet.collector).await;
