@@ -1,12 +1,5 @@
 //! Asks a Prometheus and this project's evaluator the same questions about the same made-up series, and prints every
 //! difference.
-//!
-//! `differential --reference URL [--target URL] --expressions FILE [--fuzz N] [--fuzz-seed N] [--seed N] [--end UNIX_SECONDS] [--write no]
-//! [--remarks no] [--delayed-name-removal yes]`
-//!
-//! The reference is a Prometheus with `--web.enable-remote-write-receiver`; the series are sent to it first. Without a
-//! target, the evaluator runs here, on the same series in memory; with one, they are sent to it as well and it is asked
-//! over its API. With `--fuzz`, so many random expressions are asked instead of those of the file.
 
 mod compare;
 mod engine;
@@ -16,6 +9,7 @@ mod generate;
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
+use clap::Parser;
 use compare::{Verdict, compare};
 use engine::{Engine, Question};
 use generate::Generated;
@@ -29,60 +23,54 @@ const KNOWN: &[(&str, &str)] = &[
     ("mad_over_time", "different: in later versions of Prometheus, NaN makes mad_over_time NaN"),
 ];
 
+/// Asks a Prometheus and this project's evaluator, or a collector, the same questions about the same made-up series,
+/// and prints every difference.
+///
+/// The reference is a Prometheus with --web.enable-remote-write-receiver and a long retention; the series are sent to
+/// it first. Exit code 0 if nothing differs but what is known, with its reason.
+#[derive(Debug, Parser)]
 struct Arguments {
+    /// The Prometheus that is believed.
+    #[arg(long, value_name = "URL")]
     reference: String,
+    /// What is asked beside it; the evaluator in this process, on the same series in memory, if it is not given.
+    #[arg(long, value_name = "URL")]
     target: Option<String>,
+    /// A file with an expression on each line; the made-up series are those that it selects.
+    #[arg(long, value_name = "FILE")]
     expressions: String,
+    /// Ask so many random expressions instead of those of the file.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
     fuzz: usize,
-    seed: u64,
+    /// Decides the random expressions.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
     fuzz_seed: u64,
-    end_ms: i64,
-    write: bool,
-    remarks: bool,
+    /// Decides the values of the series.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The time of the newest sample.
+    #[arg(long, value_name = "UNIX_SECONDS", default_value_t = 1_763_700_000)]
+    end: i64,
+    /// Do not send the series: they are there from a run before.
+    #[arg(long)]
+    no_write: bool,
+    /// Do not compare warnings and infos.
+    #[arg(long)]
+    no_remarks: bool,
+    /// The reference runs with --enable-feature=promql-delayed-name-removal.
+    #[arg(long)]
     delayed_name_removal: bool,
-}
-
-impl Arguments {
-    fn read() -> anyhow::Result<Self> {
-        let mut values: BTreeMap<String, String> = BTreeMap::new();
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let Some(name) = word.strip_prefix("--") else { bail!("unexpected argument {word}") };
-            let value = words.next().with_context(|| format!("--{name} needs a value"))?;
-            values.insert(name.to_owned(), value);
-        }
-        let mut take = |name: &str| values.remove(name);
-        let arguments = Self {
-            reference: take("reference").context("--reference URL is missing")?,
-            target: take("target"),
-            expressions: take("expressions").context("--expressions FILE is missing")?,
-            fuzz: take("fuzz").map_or(Ok(0), |text| text.parse()).context("--fuzz")?,
-            seed: take("seed").map_or(Ok(1), |text| text.parse()).context("--seed")?,
-            fuzz_seed: take("fuzz-seed")
-                .map_or(Ok(1), |text| text.parse())
-                .context("--fuzz-seed")?,
-            end_ms: 1000
-                * take("end").map_or(Ok(1_763_700_000), |text| text.parse()).context("--end")?,
-            delayed_name_removal: take("delayed-name-removal").is_some_and(|text| text == "yes"),
-            remarks: take("remarks").is_none_or(|text| text != "no"),
-            write: take("write").is_none_or(|text| text != "no"),
-        };
-        if let Some(name) = values.keys().next() {
-            bail!("unknown argument --{name}");
-        }
-        Ok(arguments)
-    }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::read()?;
+    let arguments = Arguments::parse();
     let text = std::fs::read_to_string(&arguments.expressions)
         .with_context(|| format!("reading {}", arguments.expressions))?;
     let expressions: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let generated = generate::generate(&expressions, arguments.seed, arguments.end_ms)?;
+    let generated = generate::generate(&expressions, arguments.seed, 1000 * arguments.end)?;
     println!("{} series, {} samples", generated.series_count(), generated.sample_count());
-    if arguments.write {
+    if !arguments.no_write {
         generated.send(&arguments.reference).await;
         if let Some(target) = &arguments.target {
             generated.send(target).await;
@@ -98,7 +86,7 @@ async fn main() -> anyhow::Result<()> {
     let expressions =
         if random.is_empty() { expressions } else { random.iter().map(String::as_str).collect() };
     let differences =
-        ask_all(&expressions, &reference, &target, &generated, arguments.remarks).await?;
+        ask_all(&expressions, &reference, &target, &generated, !arguments.no_remarks).await?;
     if differences > 0 {
         bail!("{differences} differences");
     }
