@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
-use tributary_certs::tls::{Peer, PeerStream, ServerTls};
+use tributary_certs::tls::{Accepted, Peer, PeerStream, ServerTls};
 use tributary_proto::limits;
 use tributary_proto::v1;
 use tributary_proto::v1::outlet_server::{self, OutletServer};
@@ -106,7 +106,11 @@ async fn accept(
                 let (tls, accepted) = (Arc::clone(&tls), accepted.clone());
                 handshakes.spawn(async move {
                     match tls.accept(tcp).await {
-                        Ok(stream) => drop(accepted.send(Ok(Connection(stream))).await),
+                        Ok(Accepted::Peer(stream)) => {
+                            drop(accepted.send(Ok(Connection(stream))).await);
+                        }
+                        // An agent enrols nobody.
+                        Ok(Accepted::Enrol(_)) => {}
                         Err(error) => tracing::warn!(error = chain(&error), "connection refused"),
                     }
                     drop(place);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::certificate::Certificate;
 use crate::identity::{self, Identity, InvalidIdentity};
+use crate::request::Request;
 
 /// Life of an authority's certificate.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -42,6 +43,14 @@ pub struct Issued {
     pub certificate_pem: String,
     /// Its private key, PKCS#8 PEM; wiped from memory when dropped.
     pub key_pem: Zeroizing<String>,
+    /// What the certificate says.
+    pub certificate: Certificate,
+}
+
+/// A new certificate for a key that somebody else has.
+pub struct Signed {
+    /// The certificate, PEM.
+    pub chain_pem: String,
     /// What the certificate says.
     pub certificate: Certificate,
 }
@@ -129,16 +138,44 @@ impl Authority {
         self.issue(subject.map_or(name, String::as_str), &identity, hosts, (now, lifetime))
     }
 
-    /// Both kinds may be client and server, because either side may dial; which of the two a peer may be in a
-    /// given connection is decided by the kind of its identity. A certificate without the usage of its side
-    /// is refused all the same.
+    /// A certificate for an agent that has made its own key. The names come from the arguments alone, whatever
+    /// the request asks for.
+    pub fn sign_agent(
+        &self,
+        request: &Request,
+        (cluster, instance): (&str, &str),
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Signed, AuthorityError> {
+        let identity = Identity::agent(&self.trust_domain, cluster, instance)?;
+        let params = self.leaf_params(cluster, &identity, &[], (now, lifetime))?;
+        self.sign(&params, &request.key)
+    }
+
     fn issue(
         &self,
         subject: &str,
         identity: &Identity,
         hosts: &[String],
-        (now, lifetime): (SystemTime, Duration),
+        period: (SystemTime, Duration),
     ) -> Result<Issued, AuthorityError> {
+        let params = self.leaf_params(subject, identity, hosts, period)?;
+        let key = KeyPair::generate().map_err(AuthorityError::Make)?;
+        let Signed { chain_pem, certificate } = self.sign(&params, &key)?;
+        let key_pem = Zeroizing::new(key.serialize_pem());
+        Ok(Issued { certificate_pem: chain_pem, key_pem, certificate })
+    }
+
+    /// Both kinds may be client and server, because either side may dial; which of the two a peer may be in a
+    /// given connection is decided by the kind of its identity. A certificate without the usage of its side
+    /// is refused all the same.
+    fn leaf_params(
+        &self,
+        subject: &str,
+        identity: &Identity,
+        hosts: &[String],
+        (now, lifetime): (SystemTime, Duration),
+    ) -> Result<CertificateParams, AuthorityError> {
         let not_after = now
             .checked_add(lifetime)
             .filter(|end| *end > now && *end <= self.certificate.not_after)
@@ -152,16 +189,18 @@ impl Authority {
         for host in hosts {
             params.subject_alt_names.push(host_name(host)?);
         }
-        self.sign(&params)
+        Ok(params)
     }
 
-    fn sign(&self, params: &CertificateParams) -> Result<Issued, AuthorityError> {
-        let key = KeyPair::generate().map_err(AuthorityError::Make)?;
-        let signed = params.signed_by(&key, &self.issuer).map_err(AuthorityError::Make)?;
+    fn sign(
+        &self,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<Signed, AuthorityError> {
+        let signed = params.signed_by(key, &self.issuer).map_err(AuthorityError::Make)?;
         let certificate = Certificate::parse(signed.der())
             .map_err(|why| AuthorityError::Certificate(why.to_string()))?;
-        let key_pem = Zeroizing::new(key.serialize_pem());
-        Ok(Issued { certificate_pem: signed.pem(), key_pem, certificate })
+        Ok(Signed { chain_pem: signed.pem(), certificate })
     }
 }
 
@@ -264,7 +303,6 @@ fn random_serial() -> Result<SerialNumber, AuthorityError> {
 }
 
 fn same_key(key: &KeyPair, certificate: &Certificate) -> bool {
-    use rcgen::PublicKeyData;
     let digest =
         aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key.subject_public_key_info());
     digest.as_ref() == certificate.spki_sha256

@@ -9,6 +9,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
+use crate::digest::sha256;
+
 /// The facts of one certificate that decisions and tables are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
@@ -129,11 +131,4 @@ fn system_time(time: ASN1Time) -> Result<SystemTime, Malformed> {
         UNIX_EPOCH.checked_add(distance)
     };
     at.ok_or(Malformed)
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    let mut hash = [0; 32];
-    hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
-    hash
 }

@@ -2,10 +2,19 @@
 
 use aws_lc_rs::digest;
 
+use crate::certificate::hex;
+
+/// The SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    let mut hash = [0; 32];
+    hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    hash
+}
+
 /// The SHA-256 of some bytes in lower-case hexadecimal, 64 characters.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    crate::certificate::hex(digest.as_ref())
+    hex(&sha256(bytes))
 }
 
 /// Reads a hash of 64 hexadecimal digits, with or without `sha256:` before it.

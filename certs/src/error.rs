@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::certificate::utc;
+use crate::enrol::pin_text;
 use crate::identity::InvalidIdentity;
+use crate::trust::TrustError;
 
 /// Why a certificate is not accepted. Reads on after "its certificate" or a file's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,18 +20,28 @@ pub enum Refusal {
     #[error("is not signed by an authority in our CA bundle")]
     UnknownAuthority,
     /// Too old.
-    #[error("expired at {}", utc(*at))]
+    #[error(
+        "expired at {} (our clock says {}; is one of the clocks wrong?)",
+        utc(*at), utc(*now)
+    )]
     Expired {
         /// Its last second.
         at: SystemTime,
+        /// Our clock.
+        now: SystemTime,
     },
     /// Too new, or our clock is behind.
-    #[error("is not valid before {}", utc(*from))]
+    #[error(
+        "is not valid before {} (our clock says {}; is one of the clocks wrong?)",
+        utc(*from), utc(*now)
+    )]
     NotYetValid {
         /// Its first second.
         from: SystemTime,
+        /// Our clock.
+        now: SystemTime,
     },
-    /// On a revocation list.
+    /// Its key is on our deny-list.
     #[error("is revoked")]
     Revoked,
     /// Not X.509, or not DER.
@@ -74,12 +86,61 @@ pub enum Refusal {
         /// Who may connect here.
         wanted: String,
     },
+    /// The collector does not hold an authority with the key that we were told to expect.
+    #[error(
+        "is not signed by the authority we were told to expect: wanted {}, presented {}",
+        pins(wanted),
+        pins(presented)
+    )]
+    WrongPin {
+        /// SHA-256 of the keys (SPKI) that were given.
+        wanted: Vec<[u8; 32]>,
+        /// Those of the authorities that the peer presented.
+        presented: Vec<[u8; 32]>,
+    },
+    /// One of our own identities at the HTTP port.
+    #[error(
+        "is that of {found}; an agent's or a collector's certificate gives no access to the HTTP API"
+    )]
+    NotForHttp {
+        /// Who it is.
+        found: String,
+    },
     /// Whatever else the TLS library finds.
     #[error("cannot be used: {why}")]
     Other {
         /// The library's words.
         why: String,
     },
+}
+
+impl Refusal {
+    /// One word for a metric's label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::UnknownAuthority => "unknown_authority",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::Revoked => "revoked",
+            Self::Malformed => "malformed",
+            Self::Usage { .. } => "usage",
+            Self::NoIdentity { .. } | Self::SeveralIdentities { .. } | Self::BadIdentity(_) => {
+                "identity"
+            }
+            Self::TrustDomain { .. } => "trust_domain",
+            Self::WrongParty { .. } | Self::NotForHttp { .. } => "wrong_party",
+            Self::WrongPin { .. } => "wrong_pin",
+            Self::Other { .. } => "other",
+        }
+    }
+}
+
+fn pins(keys: &[[u8; 32]]) -> String {
+    if keys.is_empty() {
+        return "none".to_owned();
+    }
+    keys.iter().map(pin_text).collect::<Vec<_>>().join(", ")
 }
 
 /// Why a connection did not come up. Each prints as one sentence with the peer's address.
@@ -112,6 +173,20 @@ pub enum HandshakeError {
     /// The peer does not speak HTTP/2.
     #[error("peer {peer} refused: it does not offer HTTP/2 (ALPN \"h2\")")]
     Protocol {
+        /// Its address.
+        peer: SocketAddr,
+    },
+    /// The peer has no certificate yet and asks for one, which is not on offer here.
+    #[error("peer {peer} refused: it wants to enrol, and enrolment is switched off here")]
+    EnrolmentOff {
+        /// Its address.
+        peer: SocketAddr,
+    },
+    /// We want to enrol, and the peer is not there for that.
+    #[error(
+        "peer {peer} does not offer enrolment (is it a collector's ingest port, with pki.dir set and pki.enrol on?)"
+    )]
+    NoEnrolment {
         /// Its address.
         peer: SocketAddr,
     },
@@ -162,6 +237,28 @@ pub enum TlsError {
         what: &'static str,
         /// The parser's words.
         why: String,
+    },
+    /// The bundle of authorities is refused.
+    #[error("{}: no usable CA bundle in this file: {source}", path.display())]
+    Bundle {
+        /// The bundle's file.
+        path: PathBuf,
+        /// The reason.
+        source: TrustError,
+    },
+    /// A file cannot be written.
+    #[error("writing {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another process is just replacing these files.
+    #[error("{}: another process is replacing this certificate right now", path.display())]
+    Busy {
+        /// The certificate's file.
+        path: PathBuf,
     },
     /// The key belongs to another certificate.
     #[error("{}: this private key does not belong to the certificate in {}", key.display(), cert.display())]

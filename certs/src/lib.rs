@@ -4,13 +4,17 @@ pub mod authority;
 pub mod bundle;
 pub mod certificate;
 pub mod digest;
+pub mod enrol;
 pub mod error;
 pub mod identity;
+pub mod pair;
+pub mod request;
 pub mod rotate;
 pub mod state;
 pub mod status;
 pub mod tls;
 pub mod token;
+pub mod trust;
 
 mod disk;
 mod pem;

@@ -1,23 +1,60 @@
 //! Decides whether a peer's certificate is good enough: our authority, the right usage, the right identity.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{CertificateError, DistinguishedName, Error, OtherError, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::certificate::Certificate;
 use crate::error::Refusal;
 use crate::identity::Identity;
+use crate::trust::{Bundle, Trusted};
+
+/// The part that is the same in every verifier: signatures are checked by `self.provider`, never waved through.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &rustls_pki_types::CertificateDer<'_>,
+            dss: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls12_signature(
+                message,
+                cert,
+                dss,
+                &self.provider.signature_verification_algorithms,
+            )
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &rustls_pki_types::CertificateDer<'_>,
+            dss: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls13_signature(
+                message,
+                cert,
+                dss,
+                &self.provider.signature_verification_algorithms,
+            )
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+pub(crate) use signatures;
 
 /// Which identities a peer may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +77,11 @@ pub(crate) enum Side {
 /// The rule for one kind of peer; used as rustls' verifier for clients and for servers.
 #[derive(Clone)]
 pub(crate) struct Verifier {
-    pub(crate) trust_domain: String,
     pub(crate) party: Party,
-    pub(crate) roots: Arc<RootCertStore>,
-    pub(crate) provider: Arc<CryptoProvider>,
+    trust_domain: String,
+    roots: Arc<RootCertStore>,
+    denied: Arc<HashSet<[u8; 32]>>,
+    provider: Arc<CryptoProvider>,
     client_chain: Arc<dyn ClientCertVerifier>,
 }
 
@@ -51,25 +89,58 @@ impl Verifier {
     pub(crate) fn new(
         trust_domain: String,
         party: Party,
-        roots: Arc<RootCertStore>,
+        bundle: &Bundle,
+        denied: Arc<HashSet<[u8; 32]>>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
+        let roots = bundle.roots();
         let client_chain =
             WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
-        Ok(Self { trust_domain, party, roots, provider, client_chain })
+        Ok(Self { party, trust_domain, roots, denied, provider, client_chain })
     }
 
-    fn check_leaf(&self, leaf: &CertificateDer<'_>, side: Side) -> Result<(), Error> {
-        let certificate = Certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
+    /// What is left to check of a chain that leads to one of the roots. Intermediates count, too: a path cannot do
+    /// without them.
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: Side,
+    ) -> Result<(), Error> {
+        for der in intermediates.iter().chain([leaf]) {
+            let certificate = Certificate::parse(der).map_err(|_| refused(Refusal::Malformed))?;
+            if self.denied.contains(&certificate.spki_sha256) {
+                return Err(CertificateError::Revoked.into());
+            }
+        }
+        let certificate = Certificate::parse(leaf).map_err(|_| refused(Refusal::Malformed))?;
         check_usage(&certificate, side)
             .and_then(|()| check_identity(&certificate, &self.trust_domain, &self.party))
-            .map_err(|refusal| CertificateError::Other(OtherError(Arc::new(refusal))).into())
+            .map_err(refused)
     }
 }
 
-/// Whether a chain leads to one of the roots now, used as a certificate of this side.
-pub(crate) fn check_chain(
-    chain: &[CertificateDer<'static>],
+/// A refusal in the form in which rustls hands it on; [`refusal`] takes it out again.
+pub(crate) fn refused(why: Refusal) -> Error {
+    CertificateError::Other(OtherError(Arc::new(why))).into()
+}
+
+/// The authority that a chain leads to now, used as a certificate of this side.
+pub(crate) fn authority_of<'a>(
+    chain: &[CertificateDer<'_>],
+    bundle: &'a Bundle,
+    provider: &Arc<CryptoProvider>,
+    side: Side,
+) -> Result<&'a Trusted, Error> {
+    // With all roots first: the one that is nearest gives the reason.
+    check_chain(chain, &bundle.roots(), provider, side)?;
+    let found =
+        bundle.each().iter().find(|one| check_chain(chain, &one.root, provider, side).is_ok());
+    found.ok_or_else(|| refused(Refusal::UnknownAuthority))
+}
+
+fn check_chain(
+    chain: &[CertificateDer<'_>],
     roots: &Arc<RootCertStore>,
     provider: &Arc<CryptoProvider>,
     side: Side,
@@ -153,9 +224,11 @@ pub(crate) fn refusal(error: &Error) -> Option<Refusal> {
             Some(refusal) => refusal.clone(),
             None => Refusal::Other { why: inner.to_string() },
         },
-        C::ExpiredContext { not_after, .. } => Refusal::Expired { at: system_time(*not_after) },
-        C::NotValidYetContext { not_before, .. } => {
-            Refusal::NotYetValid { from: system_time(*not_before) }
+        C::ExpiredContext { not_after, time } => {
+            Refusal::Expired { at: system_time(*not_after), now: system_time(*time) }
+        }
+        C::NotValidYetContext { not_before, time } => {
+            Refusal::NotYetValid { from: system_time(*not_before), now: system_time(*time) }
         }
         // Another authority with our authority's subject shows as a bad signature.
         C::UnknownIssuer | C::BadSignature => Refusal::UnknownAuthority,
@@ -196,31 +269,11 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         self.client_chain.verify_client_cert(end_entity, intermediates, now)?;
-        self.check_leaf(end_entity, Side::Client)?;
+        self.check(end_entity, intermediates, Side::Client)?;
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
 impl ServerCertVerifier for Verifier {
@@ -239,29 +292,9 @@ impl ServerCertVerifier for Verifier {
             now,
             self.provider.signature_verification_algorithms.all,
         )?;
-        self.check_leaf(end_entity, Side::Server)?;
+        self.check(end_entity, intermediates, Side::Server)?;
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }

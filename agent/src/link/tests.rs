@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use tributary_certs::tls::ServerTls;
+use tributary_certs::tls::{Accepted, ServerTls};
 use tributary_proto::convert::{ToAgent, ToCollector};
 use tributary_proto::frame::{Decoder, Frame};
 use tributary_proto::limits::Limits;
@@ -140,7 +140,7 @@ impl Bench {
         let tls = ours.clone();
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                if let Ok(stream) = tls.accept(tcp).await {
+                if let Ok(Accepted::Peer(stream)) = tls.accept(tcp).await {
                     let _ = accepted.send(Ok::<_, io::Error>(Connection(stream))).await;
                 }
             }

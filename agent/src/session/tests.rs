@@ -18,7 +18,11 @@ impl Bench {
             serial: certificate.serial,
             not_after: certificate.not_after,
             spki_sha256: certificate.spki_sha256,
+            authority: [9; 32],
+            authority_name: certificate.issuer.clone(),
             issuer: certificate.issuer,
+            generation: 1,
+            local_authority: [9; 32],
             address: "127.0.0.1:9391".parse().unwrap(),
         }
     }

@@ -184,7 +184,7 @@ mod tests {
     use std::collections::HashMap;
 
     use tributary_certs::bundle;
-    use tributary_certs::tls::{Material, ServerTls};
+    use tributary_certs::tls::{Accepted, Material, ServerTls};
     use tributary_proto::convert::ToCollector;
     use tributary_proto::v1::outlet_server::{Outlet, OutletServer};
 
@@ -230,7 +230,8 @@ mod tests {
         let (heard, mut hears) = mpsc::channel(4);
         let agent_tls = ServerTls::new(&material("eu-1")).unwrap();
         tokio::spawn(async move {
-            let stream = agent_tls.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let tcp = listener.accept().await.unwrap().0;
+            let Ok(Accepted::Peer(stream)) = agent_tls.accept(tcp).await else { panic!("refused") };
             let incoming = tokio_stream::iter([Ok::<_, io::Error>(Connection::unbounded(stream))])
                 .chain(tokio_stream::pending());
             tonic::transport::Server::builder()

@@ -19,7 +19,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
-use tributary_certs::tls::{HandshakeError, Peer, PeerStream, ServerTls};
+use tributary_certs::tls::{Accepted, HandshakeError, Peer, PeerStream, ServerTls};
 use tributary_proto::limits::MAX_MESSAGE_BYTES;
 use tributary_proto::v1;
 use tributary_proto::v1::ingest_server::IngestServer;
@@ -155,7 +155,11 @@ impl Gate {
         // Small messages must not wait for more.
         let _ = tcp.set_nodelay(true);
         let stream = match tls.accept(tcp).await {
-            Ok(stream) => stream,
+            Ok(Accepted::Peer(stream)) => stream,
+            Ok(Accepted::Enrol(_)) => {
+                self.refused("enrolment_off");
+                return None;
+            }
             Err(error) => {
                 self.refused(label(&error));
                 warn!(%error, "connection refused");
@@ -181,6 +185,7 @@ fn label(error: &HandshakeError) -> &'static str {
         HandshakeError::Refused { .. } => "certificate",
         HandshakeError::RefusedByPeer { .. } => "refused_by_peer",
         HandshakeError::Protocol { .. } => "no_http2",
+        HandshakeError::EnrolmentOff { .. } | HandshakeError::NoEnrolment { .. } => "enrolment_off",
         HandshakeError::Tls { .. } => "tls",
         HandshakeError::Io { .. } | HandshakeError::NoPeer { .. } => "broken",
     }

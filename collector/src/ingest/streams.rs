@@ -148,6 +148,10 @@ mod tests {
             not_after: std::time::SystemTime::now(),
             spki_sha256: [key; 32],
             issuer: "CA".to_owned(),
+            authority: [9; 32],
+            authority_name: "Tributary CA 1".to_owned(),
+            generation: 1,
+            local_authority: [9; 32],
             address: ([127, 0, 0, 1], 1).into(),
         }
     }

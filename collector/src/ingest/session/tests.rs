@@ -22,6 +22,10 @@ fn peer() -> Peer {
         not_after: SystemTime::now() + Duration::from_secs(3600),
         spki_sha256: [1; 32],
         issuer: "CA".to_owned(),
+        authority: [9; 32],
+        authority_name: "Tributary CA 1".to_owned(),
+        generation: 1,
+        local_authority: [9; 32],
         address: ([127, 0, 0, 1], 5000).into(),
     }
 }

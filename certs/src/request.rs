@@ -1,0 +1,114 @@
+//! Certificate requests (PKCS#10): an agent proves that it has a key; what it asks to be called is not believed.
+
+use rcgen::{CertificateParams, KeyPair, PublicKeyData, SubjectPublicKeyInfo};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
+
+use crate::digest::sha256;
+
+/// Bytes of a request (DER). More: it is refused before it is read.
+pub const MAX_REQUEST_BYTES: usize = 8 << 10;
+
+/// A new key, and the request for a certificate of it.
+pub struct Pending {
+    /// The private key, PKCS#8 PEM; wiped from memory when dropped. It never leaves the agent.
+    pub key_pem: Zeroizing<String>,
+    /// The request, DER. It names nobody: the names come from whoever signs.
+    pub csr_der: Vec<u8>,
+}
+
+impl Pending {
+    /// Makes a key (ECDSA P-256) and a request.
+    pub fn new() -> Result<Self, RequestError> {
+        let key = KeyPair::generate().map_err(RequestError::Make)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let request = params.serialize_request(&key).map_err(RequestError::Make)?;
+        let key_pem = Zeroizing::new(key.serialize_pem());
+        Ok(Self { key_pem, csr_der: request.der().to_vec() })
+    }
+}
+
+/// A request whose sender has the key.
+#[derive(Debug)]
+pub struct Request {
+    pub(crate) key: SubjectPublicKeyInfo,
+    names: Vec<String>,
+    spki_sha256: [u8; 32],
+}
+
+impl Request {
+    /// Reads a request (DER). The key must be one of today's, and the request must be signed with it.
+    pub fn parse(csr_der: &[u8]) -> Result<Self, RequestError> {
+        if csr_der.len() > MAX_REQUEST_BYTES {
+            return Err(RequestError::TooLong);
+        }
+        let (rest, request) =
+            X509CertificationRequest::from_der(csr_der).map_err(|_| RequestError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(RequestError::Malformed);
+        }
+        let spki = request.certification_request_info.subject_pki.raw;
+        let key = SubjectPublicKeyInfo::from_der(spki).map_err(|_| RequestError::Key)?;
+        let accepted =
+            [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
+        if !accepted.contains(&key.algorithm()) {
+            return Err(RequestError::Key);
+        }
+        request.verify_signature().map_err(|_| RequestError::Signature)?;
+        Ok(Self { key, names: names(&request), spki_sha256: sha256(spki) })
+    }
+
+    /// Whatever it asks to be called: common names, URIs, hosts, addresses, with control characters escaped.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// SHA-256 of the key (SPKI).
+    pub fn spki_sha256(&self) -> [u8; 32] {
+        self.spki_sha256
+    }
+}
+
+fn names(request: &X509CertificationRequest<'_>) -> Vec<String> {
+    let subject = &request.certification_request_info.subject;
+    let common = subject.iter_common_name().map(|name| name.as_str().unwrap_or("?").to_owned());
+    let extensions = request.requested_extensions().into_iter().flatten();
+    let alternative = extensions.flat_map(|extension| match extension {
+        ParsedExtension::SubjectAlternativeName(names) => {
+            names.general_names.iter().map(alternative).collect()
+        }
+        _ => Vec::new(),
+    });
+    common.chain(alternative).map(|name| name.escape_debug().to_string()).collect()
+}
+
+fn alternative(name: &GeneralName<'_>) -> String {
+    match name {
+        GeneralName::URI(uri) => (*uri).to_owned(),
+        GeneralName::DNSName(host) => (*host).to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Why a request cannot be made or is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// More than [`MAX_REQUEST_BYTES`].
+    #[error("the certificate request is longer than {MAX_REQUEST_BYTES} bytes")]
+    TooLong,
+    /// Not PKCS#10.
+    #[error("the certificate request is not well-formed PKCS#10")]
+    Malformed,
+    /// RSA, an odd curve, or something unknown.
+    #[error("the certificate request's key is none of ECDSA P-256, ECDSA P-384, Ed25519")]
+    Key,
+    /// Whoever sent it does not have the key.
+    #[error("the certificate request is not signed with its own key")]
+    Signature,
+    /// No randomness.
+    #[error("making a key and a certificate request: {0}")]
+    Make(#[source] rcgen::Error),
+}
