@@ -23,7 +23,8 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 /// Certificates are valid from this long before they were made: clocks differ.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-const AUTHORITY_NAME: &str = "Tributary CA 1";
+/// A number follows.
+const AUTHORITY_NAME: &str = "Tributary CA ";
 const TRUST_DOMAIN_SCHEME: &str = "spiffe://";
 const SERIAL_BYTES: usize = 16;
 const MAX_COMMON_NAME_BYTES: usize = 64;
@@ -58,9 +59,25 @@ pub struct Signed {
 impl Authority {
     /// A new authority for a trust domain, valid for [`AUTHORITY_LIFETIME`] from `now`.
     pub fn create(trust_domain: &str, now: SystemTime) -> Result<Self, AuthorityError> {
+        Self::create_numbered(trust_domain, 1, now)
+    }
+
+    /// The authority that comes after this one: same trust domain, next number, new key.
+    pub fn successor(&self, now: SystemTime) -> Result<Self, AuthorityError> {
+        let number = self.certificate.subject.strip_prefix(AUTHORITY_NAME);
+        let number = number.and_then(|number| number.parse::<u32>().ok()).unwrap_or(1);
+        Self::create_numbered(&self.trust_domain, number.saturating_add(1), now)
+    }
+
+    fn create_numbered(
+        trust_domain: &str,
+        number: u32,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
         identity::check_trust_domain(trust_domain)?;
         let key = KeyPair::generate().map_err(AuthorityError::Make)?;
-        let mut params = base_params(AUTHORITY_NAME, now, now + AUTHORITY_LIFETIME)?;
+        let name = format!("{AUTHORITY_NAME}{number}");
+        let mut params = base_params(&name, now, now + AUTHORITY_LIFETIME)?;
         // One level below it is allowed: an intermediate that a collector holds.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -72,6 +89,16 @@ impl Authority {
 
     /// An authority from its certificate and key, both PEM.
     pub fn load(pem: &str, key_pem: Zeroizing<String>) -> Result<Self, AuthorityError> {
+        Self::load_in(pem, key_pem, None)
+    }
+
+    /// The same for an authority whose certificate may name no trust domain, as those made by others do: then it is
+    /// for this one.
+    pub fn load_in(
+        pem: &str,
+        key_pem: Zeroizing<String>,
+        trust_domain: Option<&str>,
+    ) -> Result<Self, AuthorityError> {
         let der = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|why| AuthorityError::Certificate(why.to_string()))?;
         let certificate =
@@ -79,18 +106,17 @@ impl Authority {
         if !certificate.is_ca {
             return Err(AuthorityError::NotAuthority);
         }
-        let trust_domain = match certificate.uris.as_slice() {
-            [uri] => uri.strip_prefix(TRUST_DOMAIN_SCHEME).map(str::to_owned),
-            _ => None,
-        };
-        let trust_domain = trust_domain.ok_or(AuthorityError::NoTrustDomain)?;
+        let trust_domain = named_trust_domain(&certificate).or(trust_domain);
+        let trust_domain = trust_domain.ok_or(AuthorityError::NoTrustDomain)?.to_owned();
         identity::check_trust_domain(&trust_domain)?;
         let key = KeyPair::from_pem(&key_pem).map_err(AuthorityError::Key)?;
         if !same_key(&key, &certificate) {
             return Err(AuthorityError::KeyMismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(AuthorityError::Key)?;
-        Ok(Self { pem: pem.to_owned(), key_pem, certificate, trust_domain, issuer })
+        // Of a chain only the authority itself is kept: it is what peers are to trust.
+        let pem = crate::pem::text(&der);
+        Ok(Self { pem, key_pem, certificate, trust_domain, issuer })
     }
 
     /// The authority's certificate, PEM.
@@ -111,6 +137,11 @@ impl Authority {
     /// The trust domain all its identities are in.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// Whether its certificate says so; if not, whoever keeps it must keep the trust domain, too.
+    pub fn names_trust_domain(&self) -> bool {
+        named_trust_domain(&self.certificate).is_some()
     }
 
     /// A certificate for an agent of `cluster`.
@@ -245,6 +276,13 @@ pub enum AuthorityError {
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes for a serial number")]
     Random,
+}
+
+fn named_trust_domain(certificate: &Certificate) -> Option<&str> {
+    match certificate.uris.as_slice() {
+        [uri] => uri.strip_prefix(TRUST_DOMAIN_SCHEME),
+        _ => None,
+    }
 }
 
 /// Whether `host` is an IP address or a DNS name without wildcards.

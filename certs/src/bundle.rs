@@ -1,8 +1,8 @@
-//! The PKI folder: `ca.crt`, `ca.key`, and one folder with `tls.crt`, `tls.key`, `ca.crt` per certificate.
+//! The PKI folder: `ca.crt`, `ca.key`, `state.json`, and one folder with `tls.crt`, `tls.key`, `ca.crt` per
+//! certificate.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,9 +10,14 @@ use zeroize::Zeroizing;
 
 use crate::authority::{Authority, AuthorityError, Issued};
 use crate::certificate::Certificate;
+use crate::disk;
 use crate::identity::{self, Identity};
+use crate::pair;
 use crate::pem;
+use crate::request::Request;
+use crate::state::{How, State, StateError};
 use crate::tls::{Files, TlsError};
+use crate::trust::{Bundle, TrustError};
 
 /// The authority's certificate, and each leaf folder's bundle of trusted authorities.
 pub const CA_CERT: &str = "ca.crt";
@@ -22,11 +27,12 @@ pub const CA_KEY: &str = "ca.key";
 pub const LEAF_CERT: &str = "tls.crt";
 /// A leaf's private key.
 pub const LEAF_KEY: &str = "tls.key";
-/// The folder of the collector's own certificate; no cluster can have this name here.
+/// The folder of the collector's own certificate; no cluster can have this name.
 pub const COLLECTOR: &str = "collector";
-
-const PUBLIC: u32 = 0o644;
-const SECRET: u32 = 0o600;
+/// The folder of the authority that comes next, while a rotation goes on.
+pub const NEXT: &str = "next";
+/// The folder of the authorities that were.
+pub const ARCHIVE: &str = "archive";
 
 /// A PKI folder with its authority.
 pub struct Folder {
@@ -59,39 +65,97 @@ pub struct Init<'a> {
 impl Folder {
     /// Makes a new authority and the collector's certificate.
     pub fn init(dir: &Path, init: &Init<'_>, now: SystemTime) -> Result<Self, BundleError> {
+        Self::found(dir, init, Authority::create(init.trust_domain, now)?, now)
+    }
+
+    /// Makes the folder around an authority that is there already: one's own, or an intermediate that a company's
+    /// authority has signed. What the authority's certificate does not say, the trust domain, is kept beside it.
+    pub fn adopt(
+        dir: &Path,
+        init: &Init<'_>,
+        (cert, key): (&Path, &Path),
+        now: SystemTime,
+    ) -> Result<Self, BundleError> {
+        let authority = load_authority(cert, key, Some(init.trust_domain))?;
+        Self::found(dir, init, authority, now)
+    }
+
+    fn found(
+        dir: &Path,
+        init: &Init<'_>,
+        authority: Authority,
+        now: SystemTime,
+    ) -> Result<Self, BundleError> {
         for name in [CA_CERT, CA_KEY] {
             let path = dir.join(name);
             if !init.force && path.exists() {
                 return Err(BundleError::Exists { path });
             }
         }
-        let authority = Authority::create(init.trust_domain, now)?;
         let issued = authority.issue_collector(init.collector, init.hosts, now, init.lifetime)?;
         create_dir(dir)?;
-        write(&dir.join(CA_KEY), authority.key_pem().as_bytes(), SECRET)?;
-        write(&dir.join(CA_CERT), authority.pem().as_bytes(), PUBLIC)?;
         let folder = Self { dir: dir.to_owned(), authority };
-        folder.write_leaf(&dir.join(COLLECTOR), issued)?;
+        State::change(dir, |state| {
+            *state = State::default();
+            if !folder.authority.names_trust_domain() {
+                state.trust_domain = Some(folder.authority.trust_domain().to_owned());
+            }
+            folder.record(state, &issued.certificate, (How::Init, now))
+        })?;
+        remove_next(dir)?;
+        write(&dir.join(CA_KEY), folder.authority.key_pem().as_bytes(), disk::SECRET)?;
+        write(&dir.join(CA_CERT), folder.authority.pem().as_bytes(), disk::PUBLIC)?;
+        folder.write_leaf(&dir.join(COLLECTOR), issued, folder.authority.pem())?;
         Ok(folder)
     }
 
-    /// Reads the authority of an existing folder.
+    /// Reads the authority of an existing folder, and ends the change to the next one that a kill interrupted. One
+    /// that is going on is waited for; so this is not for within [`State::change`].
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
-        let cert_path = dir.join(CA_CERT);
-        let key_path = dir.join(CA_KEY);
-        if !cert_path.exists() && !key_path.exists() {
+        match Self::open_locked(dir) {
+            Err(BundleError::Load { .. }) => State::change(dir, |_| Self::open_locked(dir)),
+            opened => opened,
+        }
+    }
+
+    /// The same within [`State::change`]: the folder stands still.
+    pub(crate) fn open_locked(dir: &Path) -> Result<Self, BundleError> {
+        let cert = dir.join(CA_CERT);
+        let key = dir.join(CA_KEY);
+        if !cert.exists() && !key.exists() {
             return Err(BundleError::NoAuthority { dir: dir.to_owned() });
         }
-        let pem = read(&cert_path)?;
-        let key_pem = Zeroizing::new(read(&key_path)?);
-        let authority = Authority::load(&pem, key_pem)
-            .map_err(|source| BundleError::Load { path: cert_path, source })?;
+        settle(dir)?;
+        let trust_domain = State::read(dir)?.trust_domain;
+        let authority = load_authority(&cert, &key, trust_domain.as_deref())?;
         Ok(Self { dir: dir.to_owned(), authority })
     }
 
-    /// The authority.
+    /// The authority that signs.
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// Where the folder is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The authorities to trust: those of the collector, and the one that signs. Two while a rotation goes on.
+    pub fn bundle(&self) -> Result<Bundle, BundleError> {
+        let own = self.own_bundle()?;
+        let path = self.dir.join(COLLECTOR).join(CA_CERT);
+        if !path.exists() {
+            return Ok(own);
+        }
+        let present = Bundle::read(&path)?;
+        present.with(&own).map_err(|source| BundleError::Trust { path, source })
+    }
+
+    /// The authority that signs, alone.
+    pub(crate) fn own_bundle(&self) -> Result<Bundle, BundleError> {
+        Bundle::parse(self.authority.pem().as_bytes())
+            .map_err(|source| BundleError::Trust { path: self.dir.join(CA_CERT), source })
     }
 
     /// Issues an agent's certificate into `<dir>/<cluster>`, or into `out`. The same agent's older certificate
@@ -104,12 +168,27 @@ impl Folder {
         lifetime: Duration,
     ) -> Result<Written, BundleError> {
         identity::check_cluster(cluster).map_err(AuthorityError::Name)?;
-        if cluster == COLLECTOR && out.is_none() {
-            return Err(BundleError::Reserved);
-        }
+        check_not_reserved(cluster)?;
         let target = out.map_or_else(|| self.dir.join(cluster), Path::to_owned);
         let issued = self.authority.issue_agent(cluster, instance, now, lifetime)?;
-        self.replace_leaf(&target, issued)
+        State::change(&self.dir, |state| {
+            self.replace_leaf(state, &target, issued, (How::Issue, now))
+        })
+    }
+
+    /// Signs an agent's request: nothing in it counts but its key. Returns the certificate in PEM. Whether the
+    /// agent may have it is for the caller to know.
+    pub fn issue_agent_request(
+        &self,
+        request: &Request,
+        (cluster, instance): (&str, &str),
+        (how, now): (How, SystemTime),
+        lifetime: Duration,
+    ) -> Result<String, BundleError> {
+        check_not_reserved(cluster)?;
+        let signed = self.authority.sign_agent(request, (cluster, instance), now, lifetime)?;
+        State::change(&self.dir, |state| self.record(state, &signed.certificate, (how, now)))?;
+        Ok(signed.chain_pem)
     }
 
     /// Issues the collector's certificate again; without `hosts`, with those it has.
@@ -117,6 +196,29 @@ impl Folder {
         &self,
         hosts: &[String],
         now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Written, BundleError> {
+        State::change(&self.dir, |state| {
+            self.replace_collector(state, hosts, (How::Issue, now), lifetime)
+        })
+    }
+
+    /// Renews the collector's certificate: same name, same hosts, a new key.
+    pub fn renew_collector(
+        &self,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Written, BundleError> {
+        State::change(&self.dir, |state| {
+            self.replace_collector(state, &[], (How::Renewal, now), lifetime)
+        })
+    }
+
+    pub(crate) fn replace_collector(
+        &self,
+        state: &mut State,
+        hosts: &[String],
+        (how, now): (How, SystemTime),
         lifetime: Duration,
     ) -> Result<Written, BundleError> {
         let target = self.dir.join(COLLECTOR);
@@ -128,10 +230,17 @@ impl Folder {
         };
         let hosts = if hosts.is_empty() { &present.hosts } else { hosts };
         let issued = self.authority.issue_collector(&name, hosts, now, lifetime)?;
-        self.replace_leaf(&target, issued)
+        self.replace_leaf(state, &target, issued, (how, now))
     }
 
-    fn replace_leaf(&self, target: &Path, issued: Issued) -> Result<Written, BundleError> {
+    /// What is issued is recorded before it is written: a kill between leaves a record of a key that nobody has.
+    fn replace_leaf(
+        &self,
+        state: &mut State,
+        target: &Path,
+        issued: Issued,
+        how: (How, SystemTime),
+    ) -> Result<Written, BundleError> {
         let path = target.join(LEAF_CERT);
         if path.exists() {
             let present = leaf(&path)?;
@@ -143,18 +252,117 @@ impl Folder {
                 });
             }
         }
-        self.write_leaf(target, issued)
+        self.record(state, &issued.certificate, how)?;
+        self.write_leaf(target, issued, &self.bundle()?.pem())
     }
 
-    /// The key goes first: a reader that sees the new key with the old certificate refuses the pair and keeps
-    /// what it has.
-    fn write_leaf(&self, target: &Path, issued: Issued) -> Result<Written, BundleError> {
+    fn record(
+        &self,
+        state: &mut State,
+        certificate: &Certificate,
+        how: (How, SystemTime),
+    ) -> Result<(), BundleError> {
+        let uri = certificate.uris.first().map_or("", String::as_str);
+        let identity: Identity = uri.parse().map_err(AuthorityError::Name)?;
+        state.record(&identity, certificate, self.authority.certificate().spki_sha256, how);
+        Ok(())
+    }
+
+    fn write_leaf(
+        &self,
+        target: &Path,
+        issued: Issued,
+        ca_pem: &str,
+    ) -> Result<Written, BundleError> {
         create_dir(target)?;
-        write(&target.join(LEAF_KEY), issued.key_pem.as_bytes(), SECRET)?;
-        write(&target.join(CA_CERT), self.authority.pem().as_bytes(), PUBLIC)?;
-        write(&target.join(LEAF_CERT), issued.certificate_pem.as_bytes(), PUBLIC)?;
+        let new = pair::New {
+            chain_pem: &issued.certificate_pem,
+            key_pem: &issued.key_pem,
+            ca_pem: Some(ca_pem),
+        };
+        pair::install(&files(target), &new)?;
         Ok(Written { dir: target.to_owned(), certificate: issued.certificate })
     }
+}
+
+/// The names of the sub-folders that hold a certificate; the collector's first.
+pub fn leaf_folders(dir: &Path) -> Result<Vec<String>, BundleError> {
+    let failed = |source| disk_error("reading", dir, source);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if let Ok(name) = entry.file_name().into_string()
+            && entry.path().join(LEAF_CERT).is_file()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_by_key(|name| (name != COLLECTOR, name.clone()));
+    Ok(names)
+}
+
+/// Whether the folder uses this name itself, so that no cluster can have it.
+pub fn is_reserved(cluster: &str) -> bool {
+    [COLLECTOR, NEXT, ARCHIVE].contains(&cluster)
+}
+
+fn check_not_reserved(cluster: &str) -> Result<(), BundleError> {
+    if is_reserved(cluster) {
+        return Err(BundleError::Reserved { name: cluster.to_owned() });
+    }
+    Ok(())
+}
+
+/// Ends an exchange of `ca.key` and `ca.crt` for those in `next/`: the key goes first, so a certificate that is there
+/// without its key belongs to the key that is in place.
+pub(crate) fn settle(dir: &Path) -> Result<(), BundleError> {
+    let next = dir.join(NEXT);
+    if next.join(CA_CERT).exists() && !next.join(CA_KEY).exists() {
+        move_file(&next.join(CA_CERT), &dir.join(CA_CERT))?;
+    }
+    Ok(())
+}
+
+/// Puts the authority in `next/` in place of the present one.
+pub(crate) fn exchange(dir: &Path) -> Result<(), BundleError> {
+    if dir.join(NEXT).join(CA_KEY).exists() {
+        move_file(&dir.join(NEXT).join(CA_KEY), &dir.join(CA_KEY))?;
+    }
+    settle(dir)
+}
+
+/// The authority in `next/`; `None` if there is none, or only half of one.
+pub(crate) fn next_authority(dir: &Path, trust_domain: &str) -> Option<Authority> {
+    let next = dir.join(NEXT);
+    load_authority(&next.join(CA_CERT), &next.join(CA_KEY), Some(trust_domain)).ok()
+}
+
+/// Writes the next authority into `next/`.
+pub(crate) fn write_next(dir: &Path, authority: &Authority) -> Result<(), BundleError> {
+    let next = dir.join(NEXT);
+    remove_next(dir)?;
+    create_dir(&next)?;
+    write(&next.join(CA_KEY), authority.key_pem().as_bytes(), disk::SECRET)?;
+    write(&next.join(CA_CERT), authority.pem().as_bytes(), disk::PUBLIC)
+}
+
+/// Removes the next authority: the certificate first, so that it never stands there without its key.
+pub(crate) fn remove_next(dir: &Path) -> Result<(), BundleError> {
+    for name in [CA_CERT, CA_KEY] {
+        remove(&dir.join(NEXT).join(name))?;
+    }
+    Ok(())
+}
+
+fn load_authority(
+    cert: &Path,
+    key: &Path,
+    trust_domain: Option<&str>,
+) -> Result<Authority, BundleError> {
+    let pem = read(cert)?;
+    let key_pem = Zeroizing::new(read(key)?);
+    Authority::load_in(&pem, key_pem, trust_domain)
+        .map_err(|source| BundleError::Load { path: cert.to_owned(), source })
 }
 
 /// The three files of a leaf folder.
@@ -211,9 +419,23 @@ pub enum BundleError {
         /// The file.
         path: PathBuf,
     },
-    /// A cluster cannot be called `collector` here.
-    #[error("the folder \"collector\" is the collector's own; a cluster cannot have this name")]
-    Reserved,
+    /// The name of a folder that has another purpose.
+    #[error("a cluster cannot have the name \"{name}\": the PKI folder uses it itself")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
+    /// A file of authorities holds something else.
+    #[error("{}: {source}", path.display())]
+    Trust {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TrustError,
+    },
+    /// The state cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The folder holds the certificate of somebody else.
     #[error("{}: this is the certificate of {present}, not of {wanted}", path.display())]
     OtherIdentity {
@@ -242,34 +464,26 @@ pub enum BundleError {
     },
 }
 
-fn create_dir(path: &Path) -> Result<(), BundleError> {
-    fs::create_dir_all(path).map_err(|source| disk("creating", path, source))
+pub(crate) fn create_dir(path: &Path) -> Result<(), BundleError> {
+    disk::create_dir(path).map_err(|source| disk_error("creating", path, source))
 }
 
-fn read(path: &Path) -> Result<String, BundleError> {
-    fs::read_to_string(path).map_err(|source| disk("reading", path, source))
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), BundleError> {
+    disk::replace(path, bytes, mode).map_err(|source| disk_error("writing", path, source))
 }
 
-/// Writes beside, syncs, renames: a reader sees the old file or the new one, never half of it. The mode is
-/// right from the first byte.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), BundleError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let beside = path.with_file_name(name);
-    let attempt = || {
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    };
-    attempt().map_err(|source| disk("writing", path, source))
+pub(crate) fn remove(path: &Path) -> Result<(), BundleError> {
+    disk::remove(path).map_err(|source| disk_error("removing", path, source))
 }
 
-fn disk(doing: &'static str, path: &Path, source: io::Error) -> BundleError {
+fn move_file(from: &Path, to: &Path) -> Result<(), BundleError> {
+    disk::rename(from, to).map_err(|source| disk_error("replacing", to, source))
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, BundleError> {
+    fs::read_to_string(path).map_err(|source| disk_error("reading", path, source))
+}
+
+fn disk_error(doing: &'static str, path: &Path, source: io::Error) -> BundleError {
     BundleError::Disk { doing, path: path.to_owned(), source }
 }

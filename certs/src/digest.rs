@@ -38,7 +38,7 @@ mod tests {
     fn is_sha256() {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(sha256_hex(b""), empty);
-        assert_eq!(crate::certificate::hex(&parse_hex(empty).unwrap()), empty);
+        assert_eq!(hex(&parse_hex(empty).unwrap()), empty);
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// A process that dies between two changes, for tests: after so many changes every further one fails.
@@ -65,10 +66,10 @@ pub(crate) mod fault {
         static CHANGES_LEFT: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) };
     }
 
-    /// Lets so many changes through, then none; `None` lifts it.
+    /// Lets so many changes through, then none; `None` lifts it. Returns how many were left.
     #[cfg(test)]
-    pub(crate) fn after(changes: Option<u32>) {
-        CHANGES_LEFT.set(changes);
+    pub(crate) fn after(changes: Option<u32>) -> Option<u32> {
+        CHANGES_LEFT.replace(changes)
     }
 
     #[cfg(test)]

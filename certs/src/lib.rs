@@ -9,6 +9,7 @@ pub mod error;
 pub mod identity;
 pub mod pair;
 pub mod request;
+pub mod revoke;
 pub mod rotate;
 pub mod state;
 pub mod status;
@@ -18,4 +19,5 @@ pub mod trust;
 
 mod disk;
 mod pem;
+mod table;
 mod verify;

@@ -257,7 +257,7 @@ fn help(error: &BundleError) -> Option<String> {
         BundleError::OtherIdentity { .. } => {
             "write the new one elsewhere with --out DIR, or move the present one away".to_owned()
         }
-        BundleError::Reserved => "give the cluster another name".to_owned(),
+        BundleError::Reserved { .. } => "give the cluster another name".to_owned(),
         BundleError::Authority(AuthorityError::Lifetime { .. }) => {
             "ask for fewer --days".to_owned()
         }

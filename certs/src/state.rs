@@ -145,6 +145,11 @@ pub fn name_of(identity: &Identity) -> String {
     }
 }
 
+/// Whether `cluster/instance` is the one that is named, or one of the cluster that is named.
+pub(crate) fn is_of(name: &str, named: &str) -> bool {
+    name == named || name.split_once('/').is_some_and(|(cluster, _)| cluster == named)
+}
+
 /// Tells whether a file has changed since it was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {

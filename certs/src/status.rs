@@ -1,7 +1,5 @@
 //! The state of every certificate in a PKI folder, as a table or as JSON.
 
-use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -9,11 +7,11 @@ use serde::Serialize;
 
 use crate::bundle::{self, BundleError, CA_CERT, COLLECTOR, LEAF_CERT};
 use crate::certificate::{Certificate, rfc3339, utc};
+use crate::table;
 use crate::tls::Material;
 
 const SERIAL_DIGITS: usize = 8;
 const SUBJECT_CHARS: usize = 24;
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// One certificate of the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,7 +79,7 @@ pub fn read(dir: &Path, now: SystemTime) -> Result<Vec<Row>, BundleError> {
     }
     let authority = bundle::leaf(&ca_path)?;
     let mut rows = vec![row("ca".to_owned(), &authority, ca_path, now)];
-    for name in leaf_folders(dir)? {
+    for name in bundle::leaf_folders(dir)? {
         let folder = dir.join(&name);
         let label = if name == COLLECTOR { name.clone() } else { format!("agent/{name}") };
         rows.push(leaf_row(label, &folder, now));
@@ -99,24 +97,7 @@ pub fn read(dir: &Path, now: SystemTime) -> Result<Vec<Row>, BundleError> {
 pub fn table(rows: &[Row]) -> String {
     const HEAD: [&str; 7] =
         ["CERTIFICATE", "SUBJECT", "SERIAL", "NOT AFTER", "LEFT", "ISSUER", "STATUS"];
-    let cells: Vec<[String; 7]> =
-        std::iter::once(HEAD.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
-    let mut table = String::new();
-    let mut widths = [0_usize; 7];
-    for row in &cells {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    for row in &cells {
-        let mut line = String::new();
-        for (width, cell) in widths.iter().zip(row) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        table.push_str(line.trim_end());
-        table.push('\n');
-    }
-    table
+    table::text(HEAD, rows.iter().map(cells))
 }
 
 fn cells(row: &Row) -> [String; 7] {
@@ -202,22 +183,6 @@ fn row(label: String, certificate: &Certificate, file: PathBuf, now: SystemTime)
     }
 }
 
-/// Names of the sub-folders that hold a certificate; the collector's first.
-fn leaf_folders(dir: &Path) -> Result<Vec<String>, BundleError> {
-    let failed = |source| BundleError::Disk { doing: "reading", path: dir.to_owned(), source };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if let Ok(name) = entry.file_name().into_string()
-            && entry.path().join(LEAF_CERT).is_file()
-        {
-            names.push(name);
-        }
-    }
-    names.sort_by_key(|name| (name != COLLECTOR, name.clone()));
-    Ok(names)
-}
-
 fn signed_seconds(to: SystemTime, from: SystemTime) -> i64 {
     match to.duration_since(from) {
         Ok(ahead) => i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX),
@@ -225,21 +190,8 @@ fn signed_seconds(to: SystemTime, from: SystemTime) -> i64 {
     }
 }
 
-/// The two largest units: `9y 362d`, `89d`, `6d`, `5h 3m`.
 fn left(seconds: i64) -> String {
-    if seconds < 0 {
-        return "-".to_owned();
-    }
-    let seconds = seconds.unsigned_abs();
-    let days = seconds / DAY.as_secs();
-    let (hours, minutes) = (seconds / 3600 % 24, seconds / 60 % 60);
-    match days {
-        365.. => format!("{}y {}d", days / 365, days % 365),
-        2.. => format!("{days}d"),
-        1 => format!("1d {hours}h"),
-        _ if hours > 0 => format!("{hours}h {minutes}m"),
-        _ => format!("{minutes}m"),
-    }
+    u64::try_from(seconds).map_or_else(|_| "-".to_owned(), |s| table::span(Duration::from_secs(s)))
 }
 
 fn shorten(text: &str, most: usize) -> String {

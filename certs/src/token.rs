@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::bundle::COLLECTOR;
+use crate::bundle;
 use crate::certificate::utc;
 use crate::digest::sha256_hex;
 use crate::identity::{self, DEFAULT_INSTANCE, InvalidIdentity};
@@ -89,8 +89,8 @@ pub fn create(
 ) -> Result<Zeroizing<String>, TokenError> {
     identity::check_cluster(&grant.cluster)?;
     grant.instance.as_deref().map_or(Ok(()), identity::check_instance)?;
-    if grant.cluster == COLLECTOR {
-        return Err(TokenError::Reserved);
+    if bundle::is_reserved(&grant.cluster) {
+        return Err(TokenError::Reserved { name: grant.cluster.clone() });
     }
     if grant.ttl.is_zero() || grant.ttl > MAX_TTL {
         return Err(TokenError::Ttl { asked: grant.ttl });
@@ -230,9 +230,12 @@ pub enum TokenError {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] InvalidIdentity),
-    /// A cluster cannot be called `collector`.
-    #[error("a cluster cannot have the name \"{COLLECTOR}\": it is the collector's own")]
-    Reserved,
+    /// The name of a folder that has another purpose.
+    #[error("a cluster cannot have the name \"{name}\": the PKI folder uses it itself")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
     /// Zero, or too long.
     #[error("a token lives more than no time and at most 24 h, not {} s", asked.as_secs())]
     Ttl {
@@ -262,7 +265,7 @@ impl TokenError {
             Self::OtherCluster { .. } => "other_cluster",
             Self::OtherInstance { .. } => "other_instance",
             Self::AlreadyEnrolled { .. } => "already_enrolled",
-            Self::Name(_) | Self::Reserved => "name",
+            Self::Name(_) | Self::Reserved { .. } => "name",
             Self::Ttl { .. } | Self::TooMany | Self::Random | Self::State(_) => "internal",
         }
     }

@@ -1,10 +1,12 @@
 //! A rotation as `state.json` keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::Wish;
+use crate::certificate::Certificate;
 use crate::state::{at, hex32, maybe_at};
 
 /// What is rotated.
@@ -163,9 +165,72 @@ pub struct Rotation {
     /// The next authority's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_name: Option<String>,
+    /// With [`Kind::Leaf`] and [`Kind::All`]: the keys that are to vanish.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old_keys: Vec<Hash>,
     /// What each agent still lacks for the present step, by `cluster/instance`.
     #[serde(default)]
     pub agents: BTreeMap<String, Lack>,
+}
+
+impl Rotation {
+    pub(super) fn begin(wish: &Wish, from: &Certificate, now: SystemTime) -> Self {
+        let step = wish.kind.steps().first().copied().unwrap_or(Step::Done);
+        Self {
+            kind: wish.kind,
+            targets: wish.targets.clone(),
+            wait: wish.wait,
+            skip: wish.skip.clone(),
+            step,
+            step_since: now,
+            until: wish.until,
+            paused: false,
+            grace_seconds: wish.grace.as_secs(),
+            started_at: now,
+            carried_at: None,
+            from: from.spki_sha256,
+            from_name: from.subject.clone(),
+            to: None,
+            to_name: None,
+            old_keys: Vec::new(),
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// The present step is done; the next one begins, or waits for the operator.
+    pub(super) fn go_on(&mut self, now: SystemTime) {
+        let done = self.step;
+        let mut later = self.kind.steps().iter().copied().filter(|step| *step > done);
+        self.step = later.next().unwrap_or(Step::Done);
+        self.step_since = now;
+        self.paused = self.until == Some(done) && self.step != Step::Done;
+    }
+
+    /// Whether a step is going on, or over.
+    pub fn has_begun(&self, step: Step) -> bool {
+        self.step > step || self.step == step && !self.paused
+    }
+
+    pub(super) fn set_old_keys(&mut self, keys: HashSet<[u8; 32]>) {
+        self.old_keys = keys.into_iter().map(Hash).collect();
+        self.old_keys.sort_unstable();
+    }
+
+    pub(super) fn is_old_key(&self, key: &[u8; 32]) -> bool {
+        self.old_keys.contains(&Hash(*key))
+    }
+
+    pub(super) fn end(&self, result: Outcome, now: SystemTime) -> Past {
+        Past {
+            kind: self.kind,
+            started_at: self.started_at,
+            ended_at: now,
+            result,
+            from: self.from,
+            to: self.to,
+            skipped: self.skip.clone(),
+        }
+    }
 }
 
 /// How far an agent is.
@@ -249,22 +314,22 @@ impl Outcome {
     }
 }
 
+/// The hash of a public key, 64 hexadecimal digits in `state.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Hash(#[serde(with = "hex32")] pub [u8; 32]);
+
 /// A hash, or none.
 mod maybe_hex32 {
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Deserialize)]
-    struct Hash(#[serde(with = "super::hex32")] [u8; 32]);
+    use super::Hash;
 
     #[expect(clippy::ref_option, reason = "serde wants this signature")]
     pub(super) fn serialize<S: Serializer>(
         hash: &Option<[u8; 32]>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        match hash {
-            Some(hash) => super::hex32::serialize(hash, to),
-            None => to.serialize_none(),
-        }
+        hash.map(Hash).serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
