@@ -277,6 +277,7 @@ impl Ours {
         let peer = Peer {
             identity,
             serial: certificate.serial,
+            not_before: certificate.not_before,
             not_after: certificate.not_after,
             spki_sha256: certificate.spki_sha256,
             issuer: certificate.issuer,

@@ -16,6 +16,7 @@ impl Bench {
         Peer {
             identity: certificate.uris[0].parse().unwrap(),
             serial: certificate.serial,
+            not_before: certificate.not_before,
             not_after: certificate.not_after,
             spki_sha256: certificate.spki_sha256,
             authority: [9; 32],

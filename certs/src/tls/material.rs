@@ -28,10 +28,11 @@ pub struct Files {
 }
 
 /// Certificate, key and bundle, read and checked together; what does not fit together is never used.
+#[derive(Clone)]
 pub struct Material {
     cert_file: PathBuf,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: Arc<PrivateKeyDer<'static>>,
     bundle: Bundle,
     authority: Trusted,
     denied: Arc<HashSet<[u8; 32]>>,
@@ -68,6 +69,7 @@ impl Material {
         let identity = verify::sole_identity(&certificate).map_err(refused)?;
         let authority = check_chain(&certificate, &chain, &bundle, &cert_file)?;
         let denied = Arc::default();
+        let key = Arc::new(key);
         Ok(Self { cert_file, chain, key, bundle, authority, denied, certificate, identity })
     }
 

@@ -19,6 +19,8 @@ pub struct Peer {
     pub identity: Identity,
     /// The certificate's serial number in hexadecimal digits.
     pub serial: String,
+    /// From when the certificate is valid.
+    pub not_before: SystemTime,
     /// Until when the certificate is valid; the stream must end then.
     pub not_after: SystemTime,
     /// The hash of the peer's public key: the same key is the same process's folder.

@@ -60,7 +60,9 @@ pub(crate) struct AgentStatus {
 pub(crate) struct Connection {
     /// Since when.
     pub(crate) since: Timestamp,
-    /// Until when its certificate is valid; the connection ends then.
+    /// From when its certificate is valid.
+    pub(crate) not_before: SystemTime,
+    /// Until when; the connection ends then.
     pub(crate) not_after: SystemTime,
     /// The certificate's serial number.
     pub(crate) serial: String,
@@ -117,6 +119,7 @@ impl Registry {
         self.change(key, |entry| {
             entry.connection = Some(Connection {
                 since: now,
+                not_before: peer.not_before,
                 not_after: peer.not_after,
                 serial: peer.serial.clone(),
                 issuer: peer.issuer.clone(),

@@ -145,6 +145,7 @@ mod tests {
         Peer {
             identity: Identity::agent("td", "eu-1", "a").unwrap(),
             serial: "01".to_owned(),
+            not_before: std::time::UNIX_EPOCH,
             not_after: std::time::SystemTime::now(),
             spki_sha256: [key; 32],
             issuer: "CA".to_owned(),

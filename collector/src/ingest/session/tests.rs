@@ -19,6 +19,7 @@ fn peer() -> Peer {
     Peer {
         identity: Identity::agent("td", "eu-1", "a").unwrap(),
         serial: "01".to_owned(),
+        not_before: SystemTime::UNIX_EPOCH,
         not_after: SystemTime::now() + Duration::from_secs(3600),
         spki_sha256: [1; 32],
         issuer: "CA".to_owned(),
