@@ -38,16 +38,19 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Removes a file; one that is not there is as it should be.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    fault::spend()?;
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => sync_parent(path),
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(());
     }
+    fault::spend()?;
+    fs::remove_file(path)?;
+    sync_parent(path)
 }
 
 /// Makes a folder and those above it.
 pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
     fault::spend()?;
     fs::create_dir_all(path)
 }

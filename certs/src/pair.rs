@@ -6,17 +6,15 @@
 //! interrupted. A lock file beside the key keeps two processes from doing so at once.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk::{self, PUBLIC, SECRET};
 use crate::error::TlsError;
 use crate::pem;
 use crate::tls::{Files, provider};
 use crate::trust::Bundle;
-
-const PUBLIC: u32 = 0o644;
-const SECRET: u32 = 0o600;
 
 /// A new certificate with its key, and a new bundle if that changes too.
 pub struct New<'a> {
@@ -68,13 +66,13 @@ pub fn is_writable(files: &Files) -> bool {
 
 /// Writes a file that only its owner may read, as [`write_public`] does.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write(path, bytes, SECRET)
+    disk::replace(path, bytes, SECRET)
 }
 
 /// Writes beside, syncs, renames: a reader sees the old file or the new one, never half of it. The mode is right
 /// from the first byte.
 pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write(path, bytes, PUBLIC)
+    disk::replace(path, bytes, PUBLIC)
 }
 
 fn check(files: &Files, new: &New<'_>) -> Result<(), TlsError> {
@@ -123,7 +121,7 @@ fn settle(files: &Files) -> Result<(), TlsError> {
         return moves(files).try_for_each(|step| step.run());
     }
     for (next, _) in staged(files) {
-        if_there(fs::remove_file(&next)).map_err(|source| failed(&next, source))?;
+        disk::remove(&next).map_err(|source| failed(&next, source))?;
     }
     Ok(())
 }
@@ -132,12 +130,12 @@ impl Step<'_> {
     fn run(&self) -> Result<(), TlsError> {
         match self {
             Self::Write { path, text, mode } => {
-                write(path, text.as_bytes(), *mode).map_err(|source| failed(path, source))
+                disk::replace(path, text.as_bytes(), *mode).map_err(|source| failed(path, source))
             }
             // What is not there any more was moved before the crash, or does not change.
-            Self::Move { from, to } => if_there(fs::rename(from, to))
-                .and_then(|()| sync_folder(to))
-                .map_err(|source| failed(to, source)),
+            Self::Move { from, to } => {
+                if_there(disk::rename(from, to)).map_err(|source| failed(to, source))
+            }
         }
     }
 }
@@ -152,22 +150,6 @@ fn lock(files: &Files) -> Result<File, TlsError> {
         .open(&path)
         .and_then(|file| file.lock().map(|()| file))
         .map_err(|source| failed(&path, source))
-}
-
-fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let beside = with_suffix(path, ".new");
-    if_there(fs::remove_file(&beside))?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    sync_folder(path)
-}
-
-/// Makes a rename in the file's folder last.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
