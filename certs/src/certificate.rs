@@ -114,7 +114,8 @@ fn name_text(name: &x509_parser::x509::X509Name<'_>) -> String {
     text.escape_debug().to_string()
 }
 
-fn address(bytes: &[u8]) -> Option<String> {
+/// An IP address of an alternative name.
+pub(crate) fn address(bytes: &[u8]) -> Option<String> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(std::net::Ipv4Addr::from(v4).to_string());
     }

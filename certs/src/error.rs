@@ -254,12 +254,6 @@ pub enum TlsError {
         /// The cause.
         source: io::Error,
     },
-    /// Another process is just replacing these files.
-    #[error("{}: another process is replacing this certificate right now", path.display())]
-    Busy {
-        /// The certificate's file.
-        path: PathBuf,
-    },
     /// The key belongs to another certificate.
     #[error("{}: this private key does not belong to the certificate in {}", key.display(), cert.display())]
     KeyMismatch {

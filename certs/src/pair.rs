@@ -31,7 +31,13 @@ pub fn install(files: &Files, new: &New<'_>) -> Result<(), TlsError> {
     check(files, new)?;
     let _lock = lock(files)?;
     settle(files)?;
-    steps(files, new).iter().try_for_each(Step::run)
+    let texts = [(Some(new.key_pem), SECRET), (new.ca_pem, PUBLIC), (Some(new.chain_pem), PUBLIC)];
+    for ((next, _), (text, mode)) in staged(files).iter().zip(texts) {
+        if let Some(text) = text {
+            disk::replace(next, text.as_bytes(), mode).map_err(|source| failed(next, source))?;
+        }
+    }
+    settle(files)
 }
 
 /// Puts a new bundle in place of the old one.
@@ -39,7 +45,8 @@ pub fn install_bundle(files: &Files, ca_pem: &str) -> Result<(), TlsError> {
     parse_bundle(files, ca_pem)?;
     let _lock = lock(files)?;
     settle(files)?;
-    write_public(&files.ca_file, ca_pem.as_bytes()).map_err(|source| failed(&files.ca_file, source))
+    disk::replace(&files.ca_file, ca_pem.as_bytes(), PUBLIC)
+        .map_err(|source| failed(&files.ca_file, source))
 }
 
 /// Ends what an interrupted [`install`] has left. Does nothing where nothing is left, and in folders that cannot be
@@ -64,17 +71,6 @@ pub fn is_writable(files: &Files) -> bool {
     })
 }
 
-/// Writes a file that only its owner may read, as [`write_public`] does.
-pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    disk::replace(path, bytes, SECRET)
-}
-
-/// Writes beside, syncs, renames: a reader sees the old file or the new one, never half of it. The mode is right
-/// from the first byte.
-pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    disk::replace(path, bytes, PUBLIC)
-}
-
 fn check(files: &Files, new: &New<'_>) -> Result<(), TlsError> {
     let chain = pem::certificates(new.chain_pem.as_bytes(), &files.cert_file)?;
     let key = pem::key(new.key_pem.as_bytes(), &files.key_file)?;
@@ -89,25 +85,6 @@ fn parse_bundle(files: &Files, ca_pem: &str) -> Result<(), TlsError> {
     }
 }
 
-/// One change on disk. A crash between two of them is what [`settle`] is for.
-enum Step<'a> {
-    Write { path: PathBuf, text: &'a str, mode: u32 },
-    Move { from: PathBuf, to: PathBuf },
-}
-
-fn steps<'a>(files: &Files, new: &New<'a>) -> Vec<Step<'a>> {
-    let texts = [(Some(new.key_pem), SECRET), (new.ca_pem, PUBLIC), (Some(new.chain_pem), PUBLIC)];
-    let writes = staged(files)
-        .into_iter()
-        .zip(texts)
-        .filter_map(|((path, _), (text, mode))| text.map(|text| Step::Write { path, text, mode }));
-    writes.chain(moves(files)).collect()
-}
-
-fn moves<'a>(files: &Files) -> impl Iterator<Item = Step<'a>> {
-    staged(files).into_iter().map(|(from, to)| Step::Move { from, to })
-}
-
 /// Each file's name while it waits, and in the end: key, bundle, and last the certificate, which commits.
 fn staged(files: &Files) -> [(PathBuf, PathBuf); 3] {
     [&files.key_file, &files.ca_file, &files.cert_file]
@@ -116,28 +93,15 @@ fn staged(files: &Files) -> [(PathBuf, PathBuf); 3] {
 
 /// Moves what was committed, drops what was not. The caller has the lock.
 fn settle(files: &Files) -> Result<(), TlsError> {
-    let [.., (commit, _)] = staged(files);
-    if commit.exists() {
-        return moves(files).try_for_each(|step| step.run());
-    }
-    for (next, _) in staged(files) {
-        disk::remove(&next).map_err(|source| failed(&next, source))?;
+    let staged = staged(files);
+    let [.., (commit, _)] = &staged;
+    let committed = commit.exists();
+    // What is not there was moved before the crash, or is not to change.
+    for (next, path) in staged.iter().filter(|(next, _)| next.exists()) {
+        let done = if committed { disk::rename(next, path) } else { disk::remove(next) };
+        done.map_err(|source| failed(path, source))?;
     }
     Ok(())
-}
-
-impl Step<'_> {
-    fn run(&self) -> Result<(), TlsError> {
-        match self {
-            Self::Write { path, text, mode } => {
-                disk::replace(path, text.as_bytes(), *mode).map_err(|source| failed(path, source))
-            }
-            // What is not there any more was moved before the crash, or does not change.
-            Self::Move { from, to } => {
-                if_there(disk::rename(from, to)).map_err(|source| failed(to, source))
-            }
-        }
-    }
 }
 
 /// Waits for other processes; each holds the lock for a few writes only.
@@ -158,17 +122,145 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn if_there(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
 fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn failed(path: &Path, source: io::Error) -> TlsError {
     TlsError::Write { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::{Duration, SystemTime};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::authority::{Authority, Issued};
+    use crate::bundle;
+    use crate::tls::Material;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn authority() -> Authority {
+        Authority::create("tributary.internal", SystemTime::now()).unwrap()
+    }
+
+    fn issue(authority: &Authority) -> Issued {
+        authority.issue_agent("eu-1", "a", SystemTime::now(), HOUR).unwrap()
+    }
+
+    fn new<'a>(issued: &'a Issued, ca_pem: Option<&'a str>) -> New<'a> {
+        New { chain_pem: &issued.certificate_pem, key_pem: &issued.key_pem, ca_pem }
+    }
+
+    /// Runs `change` again and again, each time in a copy of the same folder and with one more of its changes to the
+    /// disk coming through; says what `look` sees after each crash.
+    fn crash_everywhere(
+        prepare: impl Fn(&Files),
+        change: impl Fn(&Files) -> Result<(), TlsError>,
+        mut look: impl FnMut(&Files),
+    ) -> u32 {
+        for changes in 0.. {
+            let dir = TempDir::new().unwrap();
+            let files = bundle::files(dir.path());
+            prepare(&files);
+            disk::fault::after(Some(changes));
+            let done = change(&files);
+            disk::fault::after(None);
+            look(&files);
+            if done.is_ok() {
+                return changes;
+            }
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn a_crash_anywhere_leaves_the_old_three_or_the_new_three() {
+        let (old_ca, new_ca) = (authority(), authority());
+        let (old, next) = (issue(&old_ca), issue(&new_ca));
+        let prepare = |files: &Files| install(files, &new(&old, Some(old_ca.pem()))).unwrap();
+        let change = |files: &Files| install(files, &new(&next, Some(new_ca.pem())));
+        let mut serials = Vec::new();
+        let look = |files: &Files| {
+            // Whoever loads next ends it, even if that is interrupted, too.
+            for changes in 0..3 {
+                disk::fault::after(Some(changes));
+                let _ = finish(files);
+            }
+            disk::fault::after(None);
+            let material = Material::load(files).unwrap();
+            let names: Vec<_> = fs::read_dir(files.key_file.parent().unwrap())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name.ends_with(".next"))
+                .collect();
+            assert!(names.is_empty(), "{names:?}");
+            serials.push(material.certificate().serial.clone());
+        };
+        let changes = crash_everywhere(prepare, change, look);
+        assert!(changes >= 10, "only {changes} changes were interrupted");
+        // All before the commit end old, all after it new.
+        serials.dedup();
+        assert_eq!(serials, [old.certificate.serial.clone(), next.certificate.serial.clone()]);
+    }
+
+    #[test]
+    fn a_crash_in_a_bundle_s_replacement_leaves_one_of_both() {
+        let (old_ca, new_ca) = (authority(), authority());
+        let issued = issue(&old_ca);
+        let both = old_ca.pem().to_owned() + new_ca.pem();
+        let prepare = |files: &Files| install(files, &new(&issued, Some(old_ca.pem()))).unwrap();
+        let mut sizes = Vec::new();
+        let look = |files: &Files| sizes.push(Material::load(files).unwrap().bundle().len());
+        crash_everywhere(prepare, |files| install_bundle(files, &both), look);
+        sizes.dedup();
+        assert_eq!(sizes, [1, 2]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_anything_is_written() {
+        let dir = TempDir::new().unwrap();
+        let files = bundle::files(dir.path());
+        let ca = authority();
+        let (a, b) = (issue(&ca), issue(&ca));
+        let mixed =
+            New { chain_pem: &a.certificate_pem, key_pem: &b.key_pem, ca_pem: Some(ca.pem()) };
+        assert!(matches!(install(&files, &mixed), Err(TlsError::KeyMismatch { .. })));
+        let leaf = Some(a.certificate_pem.as_str());
+        assert!(matches!(install(&files, &new(&a, leaf)), Err(TlsError::Bundle { .. })));
+        assert!(matches!(install_bundle(&files, ""), Err(TlsError::Bundle { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_key_is_its_owner_s_alone() {
+        let dir = TempDir::new().unwrap();
+        let files = bundle::files(dir.path());
+        let ca = authority();
+        install(&files, &new(&issue(&ca), Some(ca.pem()))).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&files.key_file), 0o600);
+        assert_eq!(mode(&with_suffix(&files.key_file, ".lock")), 0o600);
+    }
+
+    #[test]
+    fn folders_that_others_fill_are_not_ours_to_write() {
+        let dir = TempDir::new().unwrap();
+        let files = bundle::files(dir.path());
+        assert!(is_writable(&files));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no trace");
+
+        // As Kubernetes mounts a Secret.
+        fs::create_dir(dir.path().join("..2026")).unwrap();
+        symlink("..2026", dir.path().join("..data")).unwrap();
+        for name in [bundle::LEAF_CERT, bundle::LEAF_KEY, bundle::CA_CERT] {
+            symlink(format!("..data/{name}"), dir.path().join(name)).unwrap();
+        }
+        assert!(!is_writable(&files));
+        assert!(!is_writable(&bundle::files(&dir.path().join("nowhere"))));
+    }
 }

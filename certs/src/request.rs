@@ -6,6 +6,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
+use crate::certificate::address;
 use crate::digest::sha256;
 
 /// Bytes of a request (DER). More: it is refused before it is read.
@@ -89,6 +90,7 @@ fn alternative(name: &GeneralName<'_>) -> String {
     match name {
         GeneralName::URI(uri) => (*uri).to_owned(),
         GeneralName::DNSName(host) => (*host).to_owned(),
+        GeneralName::IPAddress(bytes) => address(bytes).unwrap_or_else(|| name.to_string()),
         other => other.to_string(),
     }
 }
@@ -111,4 +113,80 @@ pub enum RequestError {
     /// No randomness.
     #[error("making a key and a certificate request: {0}")]
     Make(#[source] rcgen::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{DnType, SanType};
+
+    use super::*;
+
+    fn request(params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+        params.serialize_request(key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn ours_names_nobody() {
+        let pending = Pending::new().unwrap();
+        let request = Request::parse(&pending.csr_der).unwrap();
+        assert!(request.names().is_empty());
+        let key = KeyPair::from_pem(&pending.key_pem).unwrap();
+        assert_eq!(request.spki_sha256(), sha256(&key.subject_public_key_info()));
+        assert_ne!(pending.csr_der, Pending::new().unwrap().csr_der, "each has a key of its own");
+    }
+
+    #[test]
+    fn every_name_that_is_asked_for_is_seen() {
+        let mut params =
+            CertificateParams::new(["host".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        let uri = "spiffe://tributary.internal/cluster/us-1/agent/a";
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        params.distinguished_name.push(DnType::CommonName, "../x\0\n");
+        let der = request(&params, &KeyPair::generate().unwrap());
+        let names = Request::parse(&der).unwrap().names().to_vec();
+        assert_eq!(names, ["../x\\0\\n", "host", "10.0.0.1", uri]);
+    }
+
+    #[test]
+    fn only_the_keys_of_today_and_only_with_proof() {
+        let params = CertificateParams::default();
+        for good in
+            [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519]
+        {
+            let der = request(&params, &KeyPair::generate_for(good).unwrap());
+            assert!(Request::parse(&der).is_ok(), "{good:?}");
+        }
+        let refused = |der: &[u8]| Request::parse(der).unwrap_err();
+        let odd = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
+        assert!(matches!(refused(&request(&params, &odd)), RequestError::Key));
+
+        let der = Pending::new().unwrap().csr_der;
+        // The last byte is in the signature.
+        let mut forged = der.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(matches!(refused(&forged), RequestError::Signature));
+        let longer = [der.as_slice(), &[0]].concat();
+        assert!(matches!(refused(&longer), RequestError::Malformed));
+        assert!(matches!(refused(&vec![0x30; MAX_REQUEST_BYTES + 1]), RequestError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            prop_assert!(Request::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn damage_changes_neither_key_nor_names(at in any::<prop::sample::Index>(), to: u8) {
+            let mut der = Pending::new().unwrap().csr_der;
+            let sent = Request::parse(&der).unwrap();
+            let at = at.index(der.len());
+            der[at] = to;
+            if let Ok(read) = Request::parse(&der) {
+                prop_assert_eq!(read.spki_sha256(), sent.spki_sha256());
+                prop_assert!(read.names().is_empty());
+            }
+        }
+    }
 }

@@ -189,3 +189,95 @@ pub enum TrustError {
     #[error("one of its certificates cannot be used: {0}")]
     Unusable(#[source] rustls::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::authority::Authority;
+
+    fn authority() -> Authority {
+        Authority::create("tributary.internal", SystemTime::now()).unwrap()
+    }
+
+    fn bundle(authorities: &[&Authority]) -> Bundle {
+        let text: String = authorities.iter().map(|authority| authority.pem()).collect();
+        Bundle::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_digest_names_the_set_and_not_the_text() {
+        let (a, b) = (authority(), authority());
+        let both = bundle(&[&a, &b]);
+        assert_eq!(both.digest(), bundle(&[&b, &a, &b]).digest());
+        assert_eq!(both, Bundle::parse(both.pem().as_bytes()).unwrap());
+        let commented = format!("# ours\r\n{}\n\n", a.pem().replace('\n', "\r\n"));
+        assert_eq!(Bundle::parse(commented.as_bytes()).unwrap(), bundle(&[&a]));
+        assert_ne!(both, bundle(&[&a]));
+    }
+
+    #[test]
+    fn pem_is_what_others_write() {
+        let a = authority();
+        assert_eq!(bundle(&[&a]).pem(), a.pem().replace('\r', ""));
+    }
+
+    #[test]
+    fn authorities_come_and_go() {
+        let (a, b) = (authority(), authority());
+        let (key_a, key_b) = (a.certificate().spki_sha256, b.certificate().spki_sha256);
+        let both = bundle(&[&a]).with(&bundle(&[&b, &a])).unwrap();
+        assert_eq!(both.len(), 2);
+        assert!(both.contains(&key_a) && both.contains(&key_b));
+        assert_eq!(both.without(&key_a), bundle(&[&b]));
+        assert_eq!(both.roots().len(), 2);
+        let nobody = both.without(&key_a).without(&key_b);
+        assert!(nobody.is_empty() && nobody.roots().is_empty());
+    }
+
+    #[test]
+    fn only_authorities_and_not_too_many_of_them() {
+        let a = authority();
+        let hour = Duration::from_secs(3600);
+        let leaf = a.issue_agent("eu-1", "a", SystemTime::now(), hour).unwrap();
+        let cut = &a.pem()[..a.pem().len() / 2];
+        let second_cut = a.pem().to_owned() + cut;
+        let many: String = (0..=MAX_AUTHORITIES).map(|_| authority().pem().to_owned()).collect();
+        let refused = |text: &str| Bundle::parse(text.as_bytes()).unwrap_err().to_string();
+        for (text, why) in [
+            ("", "it holds no CERTIFICATE block"),
+            (&*leaf.key_pem, "it holds no CERTIFICATE block"),
+            (
+                &*leaf.certificate_pem,
+                "the certificate of \"eu-1\" is not an authority's (basic constraints say CA:FALSE)",
+            ),
+            (&*many, "it holds more than 16 authorities"),
+            (&*"x".repeat(MAX_BUNDLE_BYTES + 1), "it is longer than 262144 bytes"),
+        ] {
+            assert_eq!(refused(text), why);
+        }
+        for half in [cut, &second_cut] {
+            assert!(refused(half).starts_with("it is not well-formed PEM: "), "{half}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = Bundle::parse(&bytes);
+            let block = pem::text(&CertificateDer::from(bytes));
+            prop_assert!(Bundle::parse(block.as_bytes()).is_err());
+        }
+
+        #[test]
+        fn no_damaged_certificate_makes_it_panic(at in any::<prop::sample::Index>(), to: u8) {
+            let mut der = bundle(&[&authority()]).each()[0].der.to_vec();
+            let at = at.index(der.len());
+            der[at] = to;
+            let _ = Bundle::parse(pem::text(&CertificateDer::from(der)).as_bytes());
+        }
+    }
+}
