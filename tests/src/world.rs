@@ -141,6 +141,35 @@ impl World {
         extra: &str,
     ) -> Agent {
         self.hand_over(cluster);
+        let (config, url) = self.agent_config(cluster, collector, allowlist, extra);
+        let arguments = vec!["run".to_owned(), format!("--config.file={}", config.display())];
+        let log = self.path(&format!("{cluster}.log"));
+        let process = Process::start(binary("tributary-agent"), arguments, log);
+        let agent = Agent { cluster: cluster.to_owned(), process, url };
+        agent.ready().await;
+        agent
+    }
+
+    /// An agent that lets everything through, and whose clock is `shift` (`+1h`, `-115s`) off; it may never be ready.
+    pub fn agent_with_clock(&self, cluster: &str, collector: SocketAddr, shift: &str) -> Agent {
+        self.hand_over(cluster);
+        let (config, url) = self.agent_config(cluster, collector, EVERYTHING, "");
+        let agent = binary("tributary-agent").display().to_string();
+        let config = format!("--config.file={}", config.display());
+        let arguments = ["-f", shift, &agent, "run", &config].map(str::to_owned).to_vec();
+        let log = self.path(&format!("{cluster}.log"));
+        let process = Process::start("faketime".into(), arguments, log);
+        Agent { cluster: cluster.to_owned(), process, url }
+    }
+
+    /// Writes an agent's configuration; returns its path and the agent's address.
+    fn agent_config(
+        &self,
+        cluster: &str,
+        collector: SocketAddr,
+        allowlist: &str,
+        extra: &str,
+    ) -> (PathBuf, String) {
         let port = free_port();
         self.write(&format!("{cluster}/allowlist.yml"), allowlist);
         let sources = if extra.contains("sources:") {
@@ -158,14 +187,7 @@ impl World {
             tls("tls"),
             extra.replace("PORT", &port.to_string()),
         );
-        let config = self.write(&format!("{cluster}/agent.yml"), &config);
-        let arguments = vec!["run".to_owned(), format!("--config.file={}", config.display())];
-        let log = self.path(&format!("{cluster}.log"));
-        let process = Process::start(binary("tributary-agent"), arguments, log);
-        let (cluster, url) = (cluster.to_owned(), format!("http://127.0.0.1:{port}"));
-        let agent = Agent { cluster, process, url };
-        agent.ready().await;
-        agent
+        (self.write(&format!("{cluster}/agent.yml"), &config), format!("http://127.0.0.1:{port}"))
     }
 }
 

@@ -73,6 +73,8 @@ mod tests {
                 "{left} of {lifetime}: {found:?}"
             );
         }
+        let authority = ("certificate_seconds_left{certificate=\"ca\"}", &[(30, 80.0 * day)][..]);
+        assert_eq!(alerts(&[authority]), ["AuthorityExpiresSoon"]);
     }
 
     #[test]
