@@ -247,12 +247,18 @@ impl ClientParts {
 struct Ours {
     bundle: Bundle,
     authority: [u8; 32],
+    spki_sha256: [u8; 32],
     generation: u64,
 }
 
 impl Ours {
     fn new(material: &Material, generation: u64) -> Self {
-        Self { bundle: material.bundle().clone(), authority: material.authority(), generation }
+        Self {
+            bundle: material.bundle().clone(),
+            authority: material.authority(),
+            spki_sha256: material.certificate().spki_sha256,
+            generation,
+        }
     }
 
     /// Makes the other end of a connection known: the peer has been on `side`, and passed the handshake.
@@ -285,6 +291,7 @@ impl Ours {
             authority_name: authority.subject.clone(),
             generation: self.generation,
             local_authority: self.authority,
+            local_spki_sha256: self.spki_sha256,
             address,
         };
         Ok(Encrypted::new(stream, peer))

@@ -30,6 +30,7 @@ use crate::facts::AppFacts;
 use crate::host::Host;
 use crate::ingest::metrics::IngestMetrics;
 use crate::ingest::policy::Policies;
+use crate::ingest::trust::{Terms, Trust};
 use crate::ingest::{self, Ingest};
 use crate::local::Writer;
 use crate::metrics::{self, ProcessMetrics};
@@ -118,10 +119,16 @@ impl Running {
         host.alerts = notifier.as_ref().map(Notifier::sender);
 
         let tls = Arc::new(ServerTls::new(&files.tls)?);
+        let trust = Trust::new(Terms {
+            trusted: files.tls.bundle().clone(),
+            denied: Arc::default(),
+            leaf: files.tls.certificate().spki_sha256,
+            desired: None,
+        });
         let ingest = Ingest::new(
             ingest::Config::new(config.cluster_label.clone(), policies(&config)),
             store.clone(),
-            Arc::clone(&tls),
+            (Arc::clone(&tls), trust),
             IngestMetrics::new(&mut registry),
             replayer.into_readers(),
         );

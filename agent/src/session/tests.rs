@@ -24,6 +24,7 @@ impl Bench {
             issuer: certificate.issuer,
             generation: 1,
             local_authority: [9; 32],
+            local_spki_sha256: [9; 32],
             address: "127.0.0.1:9391".parse().unwrap(),
         }
     }

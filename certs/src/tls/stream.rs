@@ -36,6 +36,8 @@ pub struct Peer {
     pub generation: u64,
     /// The authority of *our* certificate in this connection.
     pub local_authority: [u8; 32],
+    /// The hash of *our* public key in this connection: when ours is another now, a new connection is due.
+    pub local_spki_sha256: [u8; 32],
     /// Where the connection comes from or goes to.
     pub address: SocketAddr,
 }

@@ -1,14 +1,16 @@
 //! Dials agents that must not dial out themselves. The session is the same; only who opens the connection differs.
 
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::TokioIo;
 use rand::Rng;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +26,8 @@ use tributary_proto::v1;
 use tributary_proto::v1::outlet_client::OutletClient;
 
 use super::link::{KEEPALIVE, KEEPALIVE_ANSWER, OUTBOUND_MESSAGES};
-use super::{Ingest, Shared, session};
+use super::session::{self, Caller};
+use super::{Ingest, Shared};
 
 /// How long a connection and the agent's first answer may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -33,6 +36,8 @@ const CLOSE: Duration = Duration::from_secs(3);
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Between two connections, one made to follow the other.
+const REDIAL_PAUSE: Duration = Duration::from_secs(1);
 /// A session that lasted this long was a good one: the next pause is the first again.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 
@@ -78,7 +83,7 @@ async fn keep(shared: Arc<Shared>, tls: Arc<ClientTls>, target: Target, stop: Ca
         tokio::select! {
             biased;
             opened = open(&tls, &target) => match opened {
-                Ok(opened) => opened.run(&shared, &stop).await,
+                Ok(opened) => serve(opened, &tls, &target, (&shared, &stop)).await,
                 Err(error) => {
                     warn!(cluster = %target.cluster, address = %target.address, %error, "dialling an agent failed");
                 }
@@ -95,6 +100,44 @@ async fn keep(shared: Arc<Shared>, tls: Arc<ClientTls>, target: Target, stop: Ca
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Runs a session to its end. When it wants another connection, that is opened beside it, and takes the stream over
+/// when its agent says hello there; one that cannot be opened changes nothing.
+async fn serve(
+    first: Opened,
+    tls: &ClientTls,
+    target: &Target,
+    (shared, stop): (&Arc<Shared>, &CancellationToken),
+) {
+    let wanted = Arc::new(Notify::new());
+    let mut sessions = FuturesUnordered::new();
+    sessions.push(first.run(shared, &wanted, stop));
+    let mut newer = pin!(redial(&wanted, tls, target));
+    while !sessions.is_empty() {
+        let opened = tokio::select! {
+            _ = sessions.next() => continue,
+            opened = &mut newer => opened,
+        };
+        newer.set(redial(&wanted, tls, target));
+        match opened {
+            Ok(opened) => sessions.push(opened.run(shared, &wanted, stop)),
+            Err(error) => {
+                warn!(
+                    cluster = %target.cluster, address = %target.address, %error,
+                    "dialling an agent anew failed; its stream stays where it is"
+                );
+            }
+        }
+    }
+}
+
+/// Opens another connection once one is wanted. The pause is for an agent that never has what it announces.
+async fn redial(wanted: &Notify, tls: &ClientTls, target: &Target) -> Result<Opened, DialError> {
+    let rested = sleep(REDIAL_PAUSE);
+    wanted.notified().await;
+    rested.await;
+    open(tls, target).await
 }
 
 /// Why an agent cannot be dialled.
@@ -122,9 +165,10 @@ struct Opened {
 }
 
 impl Opened {
-    async fn run(self, shared: &Arc<Shared>, stop: &CancellationToken) {
+    async fn run(self, shared: &Arc<Shared>, redial: &Arc<Notify>, stop: &CancellationToken) {
         let mut inbound = self.inbound;
-        session::run(shared.clone(), self.peer, &mut inbound, self.outbound, stop.clone()).await;
+        let caller = Caller { peer: self.peer, redial: Some(redial.clone()) };
+        session::run(shared.clone(), caller, &mut inbound, self.outbound, stop.clone()).await;
         // Letting go at once would take back what was said last; the agent closes when it has read it.
         let closed = async { while let Ok(Some(_)) = inbound.message().await {} };
         let _ = timeout(CLOSE, closed).await;
@@ -189,7 +233,7 @@ mod tests {
     use tributary_proto::v1::outlet_server::{Outlet, OutletServer};
 
     use super::*;
-    use crate::ingest::link::Connection;
+    use crate::ingest::gate::Connection;
     use crate::ingest::link::tests::{hello, make_pki};
     use crate::ingest::metrics::IngestMetrics;
     use crate::ingest::policy::Policies;
@@ -244,7 +288,10 @@ mod tests {
         let ingest = Ingest::new(
             Config::new("cluster".to_owned(), Policies::default()),
             store.store().clone(),
-            Arc::new(ServerTls::new(&material("collector")).unwrap()),
+            (
+                Arc::new(ServerTls::new(&material("collector")).unwrap()),
+                testing::trust_of(&material("collector")),
+            ),
             IngestMetrics::default(),
             HashMap::new(),
         );

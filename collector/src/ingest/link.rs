@@ -1,31 +1,26 @@
-//! The ingest port: accepts connections, bounds them, does the handshake, and serves sessions over HTTP/2.
+//! The ingest port: accepts connections, and serves sessions over HTTP/2.
 
-use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
-use tributary_certs::tls::{Accepted, HandshakeError, Peer, PeerStream, ServerTls};
+use tributary_certs::tls::ServerTls;
 use tributary_proto::limits::MAX_MESSAGE_BYTES;
 use tributary_proto::v1;
 use tributary_proto::v1::ingest_server::IngestServer;
 
-use super::metrics::{IngestMetrics, reason};
-use super::{Ingest, Shared, session};
+use super::gate::{Gate, Line};
+use super::session::{self, Caller};
+use super::{Ingest, Shared};
 
 /// A peer is asked whether it is there after this long without a word from it, and has [`KEEPALIVE_ANSWER`] to say so.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -65,9 +60,10 @@ impl Ingest {
                 ReceiverStream::new(connections),
                 closing.clone().cancelled_owned(),
             );
-        let gate = Arc::new(Gate::new(&self.shared));
+        let gate = Arc::new(Gate::new(&self.shared, incoming, self.enrolments));
+        let max_handshakes = self.shared.config.max_handshakes.max(1);
         let end = async {
-            accept(listener, &self.tls, &gate, &incoming, &stop).await;
+            accept(listener, &self.tls, &gate, max_handshakes, &stop).await;
             sessions.close();
             sessions.wait().await;
             closing.cancel();
@@ -89,7 +85,7 @@ async fn accept(
     listener: TcpListener,
     tls: &Arc<ServerTls>,
     gate: &Arc<Gate>,
-    incoming: &mpsc::Sender<Result<Connection, io::Error>>,
+    max_handshakes: usize,
     stop: &CancellationToken,
 ) {
     let mut handshakes = JoinSet::new();
@@ -110,117 +106,15 @@ async fn accept(
             }
         };
         unfinished.retain(|handshake| !handshake.is_finished());
-        if unfinished.len() >= gate.max_handshakes
+        if unfinished.len() >= max_handshakes
             && let Some(oldest) = unfinished.pop_front()
         {
             oldest.abort();
             gate.refused("handshake_crowded_out");
         }
-        let (tls, gate, incoming) = (tls.clone(), gate.clone(), incoming.clone());
-        unfinished.push_back(handshakes.spawn(async move {
-            if let Some(connection) = gate.admit(tcp, address, &tls).await {
-                // The receiver goes away only when the port closes.
-                let _ = incoming.send(Ok(connection)).await;
-            }
-        }));
-    }
-}
-
-/// Counts connections, and lets in what is within the bounds.
-struct Gate {
-    open: Mutex<HashMap<IpAddr, usize>>,
-    max_connections: usize,
-    max_per_address: usize,
-    max_handshakes: usize,
-    metrics: IngestMetrics,
-}
-
-impl Gate {
-    fn new(shared: &Shared) -> Self {
-        Self {
-            open: Mutex::default(),
-            max_connections: shared.config.max_connections,
-            max_per_address: shared.config.max_connections_per_address,
-            max_handshakes: shared.config.max_handshakes.max(1),
-            metrics: shared.metrics.clone(),
-        }
-    }
-
-    async fn admit(
-        self: Arc<Self>,
-        tcp: TcpStream,
-        address: SocketAddr,
-        tls: &ServerTls,
-    ) -> Option<Connection> {
-        // Small messages must not wait for more.
-        let _ = tcp.set_nodelay(true);
-        let stream = match tls.accept(tcp).await {
-            Ok(Accepted::Peer(stream)) => stream,
-            Ok(Accepted::Enrol(_)) => {
-                self.refused("enrolment_off");
-                return None;
-            }
-            Err(error) => {
-                self.refused(label(&error));
-                warn!(%error, "connection refused");
-                return None;
-            }
-        };
-        let Some(place) = Place::take(&self, address.ip()) else {
-            self.refused("too_many");
-            warn!(peer = %address, "connection refused: too many connections are open");
-            return None;
-        };
-        Some(Connection { stream, _place: Some(place) })
-    }
-
-    fn refused(&self, why: &'static str) {
-        self.metrics.connections_refused.get_or_create(&reason(why)).inc();
-    }
-}
-
-fn label(error: &HandshakeError) -> &'static str {
-    match error {
-        HandshakeError::TimedOut { .. } => "handshake_timeout",
-        HandshakeError::Refused { .. } => "certificate",
-        HandshakeError::RefusedByPeer { .. } => "refused_by_peer",
-        HandshakeError::Protocol { .. } => "no_http2",
-        HandshakeError::EnrolmentOff { .. } | HandshakeError::NoEnrolment { .. } => "enrolment_off",
-        HandshakeError::Tls { .. } => "tls",
-        HandshakeError::Io { .. } | HandshakeError::NoPeer { .. } => "broken",
-    }
-}
-
-/// One of the connections that may be open; given back when dropped.
-struct Place {
-    gate: Arc<Gate>,
-    address: IpAddr,
-}
-
-impl Place {
-    fn take(gate: &Arc<Gate>, address: IpAddr) -> Option<Self> {
-        let mut open = gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let here = open.get(&address).copied().unwrap_or(0);
-        if all >= gate.max_connections || here >= gate.max_per_address {
-            return None;
-        }
-        open.insert(address, here + 1);
-        gate.metrics.connections.inc();
-        Some(Self { gate: gate.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = open.get_mut(&self.address) {
-            *here -= 1;
-            if *here == 0 {
-                open.remove(&self.address);
-            }
-        }
-        self.gate.metrics.connections.dec();
+        let (tls, gate) = (tls.clone(), gate.clone());
+        let handshake = async move { gate.admit(tcp, address, &tls).await };
+        unfinished.push_back(handshakes.spawn(handshake));
     }
 }
 
@@ -239,75 +133,23 @@ impl v1::ingest_server::Ingest for Door {
         &self,
         request: Request<Streaming<v1::ToCollector>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
+        let line = request.extensions().get::<Line>().cloned();
+        let Line { peer, sessions } =
+            line.ok_or_else(|| Status::internal("the connection has no peer"))?;
         if self.stop.is_cancelled() {
             return Err(Status::unavailable("the collector is stopping"));
         }
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
         let inbound = request.into_inner();
-        self.sessions.spawn(session::run(
-            self.shared.clone(),
-            peer,
-            inbound,
-            outbound,
-            self.stop.clone(),
-        ));
+        let begun = sessions.begin();
+        let caller = Caller { peer, redial: None };
+        let session =
+            session::run(self.shared.clone(), caller, inbound, outbound, self.stop.clone());
+        self.sessions.spawn(async move {
+            session.await;
+            drop(begun);
+        });
         Ok(Response::new(ReceiverStream::new(messages)))
-    }
-}
-
-/// An agent's connection, as tonic wants it.
-pub(super) struct Connection {
-    stream: PeerStream,
-    _place: Option<Place>,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.stream.peer().clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tributary_certs::tls::Peer;
 use tributary_model::cluster::ClusterName;
 
 /// Metrics of the ingest port. Cheap to clone.
@@ -18,6 +19,8 @@ pub(crate) struct IngestMetrics {
     pub(crate) connections_refused: Family<ReasonLabel, Counter>,
     /// Streams that are up, by cluster.
     pub(crate) streams: Family<ClusterLabel, Gauge>,
+    /// Streams that are up, by the authority of the agent's certificate.
+    pub(crate) streams_by_issuer: Family<IssuerLabel, Gauge>,
     /// Streams that ended, by cluster and reason.
     pub(crate) streams_ended: Family<ClusterReason, Counter>,
     /// Frames made durable, by cluster.
@@ -34,6 +37,12 @@ pub(crate) struct IngestMetrics {
     pub(crate) series_refused: Family<ClusterReason, Counter>,
     /// Streams closed because the agent broke the protocol, by cluster and kind.
     pub(crate) violations: Family<ClusterReason, Counter>,
+    /// Times that two processes were found to use one identity, by cluster.
+    pub(crate) agents_fenced: Family<ClusterLabel, Counter>,
+    /// Streams that used an authority which is about to be retired, by cluster.
+    pub(crate) tainted_uses: Family<ClusterLabel, Counter>,
+    /// Certificates that were asked for over a stream and not given, by cluster.
+    pub(crate) renewals_refused: Family<ClusterLabel, Counter>,
     /// Time that streams waited because their cluster sends more samples per second than it may.
     pub(crate) throttled_seconds: Family<ClusterLabel, Counter<f64, AtomicU64>>,
 }
@@ -42,6 +51,12 @@ pub(crate) struct IngestMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ClusterLabel {
     cluster: String,
+}
+
+/// An authority's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct IssuerLabel {
+    issuer: String,
 }
 
 /// A reason.
@@ -69,6 +84,26 @@ impl IngestMetrics {
             m.connections_refused.clone(),
         );
         r.register("streams", "Streams of agents that are up", m.streams.clone());
+        r.register(
+            "streams_by_issuer",
+            "Streams that are up, by the authority of the agent's certificate",
+            m.streams_by_issuer.clone(),
+        );
+        r.register(
+            "agents_fenced",
+            "Times that two agents used one certificate",
+            m.agents_fenced.clone(),
+        );
+        r.register(
+            "tainted_uses",
+            "Streams that used an authority which is about to be retired",
+            m.tainted_uses.clone(),
+        );
+        r.register(
+            "renewals_refused",
+            "Certificates that agents asked for over their streams and did not get",
+            m.renewals_refused.clone(),
+        );
         r.register("streams_ended", "Streams that ended", m.streams_ended.clone());
         r.register("frames", "Frames made durable", m.frames.clone());
         r.register("frame_bytes", "Bytes of frames received", m.frame_bytes.clone());
@@ -87,6 +122,15 @@ impl IngestMetrics {
             m.throttled_seconds.clone(),
         );
         m
+    }
+
+    /// What counts a stream of this peer while it is up.
+    pub(super) fn stream_gauges(&self, cluster: &ClusterName, peer: &Peer) -> [Gauge; 2] {
+        let issuer = IssuerLabel { issuer: peer.authority_name.clone() };
+        [
+            self.streams.get_or_create(&of(cluster)).clone(),
+            self.streams_by_issuer.get_or_create(&issuer).clone(),
+        ]
     }
 }
 

@@ -1,6 +1,7 @@
 //! Takes frames from agents: identity, checks, journal, acknowledgement.
 
 pub(crate) mod dial;
+pub(crate) mod gate;
 pub(crate) mod link;
 pub(crate) mod metrics;
 pub(crate) mod policy;
@@ -16,17 +17,23 @@ pub(crate) mod testing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tributary_certs::tls::ServerTls;
 use tributary_store::{Store, StreamKey};
 
+use gate::EnrolConnection;
 use metrics::IngestMetrics;
 use policy::{Policies, Rates};
 use registry::Registry;
 use stream::StreamReader;
 use streams::Streams;
+use trust::Trust;
+
+/// Connections of agents that want to enrol and wait for somebody to take them. Full: further ones are refused.
+const ENROLMENTS: usize = 16;
 
 /// What the ingest port needs to know.
 #[derive(Debug, Clone)]
@@ -42,6 +49,8 @@ pub(crate) struct Config {
     /// Most handshakes at a time. At the bound, the oldest unfinished one is dropped and counted, so that silent
     /// peers cannot keep an agent out.
     pub(crate) max_handshakes: usize,
+    /// A connection that carries no session for so long is closed.
+    pub(crate) max_idle: Duration,
 }
 
 impl Config {
@@ -53,6 +62,7 @@ impl Config {
             max_connections: 1_024,
             max_connections_per_address: 256,
             max_handshakes: 512,
+            max_idle: Duration::from_secs(15),
         }
     }
 }
@@ -61,6 +71,7 @@ impl Config {
 pub(crate) struct Ingest {
     shared: Arc<Shared>,
     tls: Arc<ServerTls>,
+    enrolments: Option<mpsc::Sender<EnrolConnection>>,
 }
 
 /// What all sessions share.
@@ -72,6 +83,7 @@ pub(crate) struct Shared {
     streams: Arc<Streams>,
     registry: Registry,
     metrics: IngestMetrics,
+    trust: Trust,
 }
 
 impl Ingest {
@@ -79,11 +91,20 @@ impl Ingest {
     pub(crate) fn new(
         config: Config,
         store: Store,
-        tls: Arc<ServerTls>,
+        (tls, trust): (Arc<ServerTls>, Trust),
         metrics: IngestMetrics,
         readers: HashMap<StreamKey, StreamReader>,
     ) -> Self {
-        Self { shared: Arc::new(Shared::new(config, store, metrics, readers)), tls }
+        let shared = Arc::new(Shared::new(config, store, trust, metrics, readers));
+        Self { shared, tls, enrolments: None }
+    }
+
+    /// Where connections of agents that have no certificate yet arrive, if `tls` lets them in. They count among the
+    /// connections that may be open, and end like the others when nothing comes of them.
+    pub(crate) fn enrolments(&mut self) -> mpsc::Receiver<EnrolConnection> {
+        let (enrolments, arrive) = mpsc::channel(ENROLMENTS);
+        self.enrolments = Some(enrolments);
+        arrive
     }
 
     /// Who sends, for the API.
@@ -101,6 +122,7 @@ impl Shared {
     fn new(
         config: Config,
         store: Store,
+        trust: Trust,
         metrics: IngestMetrics,
         readers: HashMap<StreamKey, StreamReader>,
     ) -> Self {
@@ -116,6 +138,7 @@ impl Shared {
             streams: Arc::new(Streams::new(readers, Instant::now())),
             registry,
             metrics,
+            trust,
         }
     }
 }

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tributary_certs::rotate::Seen;
 use tributary_certs::tls::Peer;
 use tributary_model::cluster::ClusterName;
 use tributary_model::sample::Timestamp;
+use tributary_proto::convert::Trust;
 use tributary_store::{Accepted, Reason, StreamKey};
 
 use super::policy;
@@ -53,6 +55,12 @@ pub(crate) struct AgentStatus {
     pub(crate) clock_skew_ms: i64,
     /// Samples not stored since the collector's start, by reason.
     pub(crate) rejected: BTreeMap<&'static str, u64>,
+    /// The certificates of its connection, now or the last time.
+    pub(crate) peer: Option<Peer>,
+    /// What it said that it trusts and holds, now or the last time.
+    pub(crate) trust: Option<Trust>,
+    /// When it was heard of last.
+    pub(crate) last_seen: Option<SystemTime>,
 }
 
 /// What is known of a connection.
@@ -84,6 +92,9 @@ struct Entry {
     spooled: (u64, u64),
     clock_skew_ms: i64,
     rejected: BTreeMap<&'static str, u64>,
+    peer: Option<Peer>,
+    trust: Option<Trust>,
+    last_seen: Option<SystemTime>,
     /// Samples by second, not older than the window.
     recent: VecDeque<(Instant, u64)>,
 }
@@ -110,6 +121,13 @@ impl Registry {
         agents
     }
 
+    /// Every known agent as a rotation of certificates sees it.
+    pub(crate) fn fleet(&self) -> Vec<Seen> {
+        let mut fleet: Vec<Seen> = self.lock().iter().map(|(key, entry)| entry.seen(key)).collect();
+        fleet.sort_by(|a, b| a.identity.cmp(&b.identity));
+        fleet
+    }
+
     /// A stream that was found in the journal; its agent is not here yet.
     pub(super) fn known(&self, key: &StreamKey) {
         self.lock().entry(key.clone()).or_default();
@@ -127,6 +145,8 @@ impl Registry {
             entry.address = Some(peer.address);
             version.clone_into(&mut entry.version);
             entry.ended = None;
+            entry.peer = Some(peer.clone());
+            entry.trust = None;
         });
     }
 
@@ -137,8 +157,20 @@ impl Registry {
         });
     }
 
-    pub(super) fn heartbeat(&self, key: &StreamKey, spooled: (u64, u64), clock_skew_ms: i64) {
+    /// The agent said what it trusts and holds.
+    pub(super) fn trusts(&self, key: &StreamKey, trust: &Trust) {
+        self.change(key, |entry| entry.trust = Some(trust.clone()));
+    }
+
+    pub(super) fn heartbeat(
+        &self,
+        key: &StreamKey,
+        spooled: (u64, u64),
+        clock_skew_ms: i64,
+        now: SystemTime,
+    ) {
         self.change(key, |entry| {
+            entry.last_seen = Some(now);
             entry.spooled = spooled;
             entry.clock_skew_ms = clock_skew_ms;
         });
@@ -209,6 +241,23 @@ impl Entry {
         }
     }
 
+    fn seen(&self, key: &StreamKey) -> Seen {
+        let peer = self.peer.as_ref();
+        let trust = self.trust.as_ref();
+        Seen {
+            identity: format!("{}/{}", key.cluster, key.instance),
+            connected: self.connection.is_some(),
+            last_seen: self.last_seen,
+            clock_skew_ms: self.clock_skew_ms,
+            renewable: trust.is_some_and(|trust| trust.renewable),
+            bundle: trust.map(|trust| trust.bundle_sha256),
+            leaf_authority: peer.map(|peer| peer.authority),
+            leaf_spki: peer.map(|peer| peer.spki_sha256),
+            collector_authority: peer.map(|peer| peer.local_authority),
+            trust_error: trust.map(|trust| trust.error.clone()).unwrap_or_default(),
+        }
+    }
+
     fn status(&self, key: &StreamKey, now: Instant) -> AgentStatus {
         let age = |at: &Instant| now.saturating_duration_since(*at);
         let fresh = || self.recent.iter().filter(|(at, _)| age(at) <= RATE_WINDOW);
@@ -231,6 +280,9 @@ impl Entry {
             spooled: self.spooled,
             clock_skew_ms: self.clock_skew_ms,
             rejected: self.rejected.clone(),
+            peer: self.peer.clone(),
+            trust: self.trust.clone(),
+            last_seen: self.last_seen,
         }
     }
 }

@@ -2,21 +2,22 @@
 
 mod arrival;
 mod end;
+mod opening;
+mod standing;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::{info, warn};
-use tributary_certs::identity::Identity;
+use tracing::{error, info, warn};
 use tributary_certs::tls::Peer;
 use tributary_model::sample::Timestamp;
-use tributary_proto::convert::{Hello, MessageError, ToAgent, ToCollector};
+use tributary_proto::convert::{MessageError, ToAgent, ToCollector, Trust};
 use tributary_proto::frame::{self, Header};
 use tributary_proto::{limits, v1};
 use tributary_store::StreamKey;
@@ -24,9 +25,11 @@ use tributary_store::StreamKey;
 use super::Shared;
 use super::metrics::{because, of};
 use super::stream::StreamReader;
-use super::streams::Claim;
+use super::streams::{Claim, Newcomer, Successor};
 use arrival::{Arrival, Progress};
 use end::End;
+use opening::{check_hello, stream_key};
+use standing::Standing;
 
 /// How long an agent has for its hello, and a replaced connection for its end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,30 +39,48 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(45);
 /// How long frames that were handed to the store may take when the stream ends.
 const SETTLE: Duration = Duration::from_secs(15);
+/// A stream that was heard of so recently lives; another process that takes it over is a second one, not a restart.
+const ALIVE: Duration = Duration::from_secs(15);
 /// An agent's clock that is off by more is worth a warning: its newest samples will be refused.
 const CLOCK_SKEW: Duration = Duration::from_secs(120);
 
 /// What a session writes to; an error is the stream's last word.
 pub(crate) type Outbound = mpsc::Sender<Result<v1::ToAgent, Status>>;
 
+/// The other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Who it is.
+    pub(crate) peer: Peer,
+    /// Told when a newer connection is wanted, if it is we who dial.
+    pub(crate) redial: Option<Arc<Notify>>,
+}
+
 /// Runs one session to its end. Every exit is logged and counted once.
 pub(crate) async fn run(
     shared: Arc<Shared>,
-    peer: Peer,
+    caller: Caller,
     inbound: impl Stream<Item = Result<v1::ToCollector, Status>> + Unpin,
     outbound: Outbound,
     stop: CancellationToken,
 ) {
+    let peer = caller.peer.clone();
     let key = match stream_key(&peer) {
         Ok(key) => key,
         Err(end) => return refuse(&peer, &end, &outbound).await,
     };
-    let end = match begin(&shared, (&peer, &key), inbound, &outbound, &stop).await {
+    let standing = Standing::new(shared.clone(), key.clone(), caller);
+    let end = match begin((&shared, &key), standing, inbound, &outbound, &stop).await {
         Ok(mut session) => {
-            shared.metrics.streams.get_or_create(&of(&key.cluster)).inc();
+            let gauges = shared.metrics.stream_gauges(&key.cluster, &peer);
+            for gauge in &gauges {
+                gauge.inc();
+            }
             let end = session.run(&stop).await;
             session.close(&end).await;
-            shared.metrics.streams.get_or_create(&of(&key.cluster)).dec();
+            for gauge in &gauges {
+                gauge.dec();
+            }
             shared.registry.disconnected(&key, end.to_string());
             end
         }
@@ -69,6 +90,13 @@ pub(crate) async fn run(
     shared.metrics.streams_ended.get_or_create(&label).inc();
     if end.is_violation() {
         shared.metrics.violations.get_or_create(&label).inc();
+    }
+    if end.is_clash() {
+        shared.metrics.agents_fenced.get_or_create(&of(&key.cluster)).inc();
+        error!(
+            cluster = %key.cluster, instance = %key.instance, peer = %peer.address, reason = %end,
+            "two agents use one certificate"
+        );
     }
     refuse(&peer, &end, &outbound).await;
 }
@@ -86,32 +114,22 @@ async fn refuse(peer: &Peer, end: &End, outbound: &Outbound) {
     }
 }
 
-/// The stream's identity, from the certificate and nothing else.
-fn stream_key(peer: &Peer) -> Result<StreamKey, End> {
-    let Identity::Agent { cluster, instance, .. } = &peer.identity else {
-        return Err(End::Identity(format!("{} is not an agent", peer.identity.describe())));
-    };
-    let cluster =
-        cluster.parse().map_err(|error: tributary_model::cluster::InvalidClusterName| {
-            End::Identity(error.to_string())
-        })?;
-    Ok(StreamKey { cluster, instance: instance.clone() })
-}
-
 /// Reads the hello, takes the stream over, and welcomes the agent.
 async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
-    shared: &Arc<Shared>,
-    (peer, key): (&Peer, &StreamKey),
+    (shared, key): (&Arc<Shared>, &StreamKey),
+    mut standing: Standing,
     mut inbound: S,
     outbound: &Outbound,
     stop: &CancellationToken,
 ) -> Result<Session<S>, End> {
+    standing.review()?;
     let hello = tokio::select! {
         () = stop.cancelled() => return Err(End::Stopping),
         first = timeout(PATIENCE, inbound.next()) => first.map_err(|_| End::Silent)?,
     };
     let hello = check_hello(hello, key)?;
-    let claim = shared.streams.claim(key, peer, std::time::Instant::now())?;
+    let newcomer = Newcomer::new(standing.peer(), hello.run, SystemTime::now());
+    let claim = shared.streams.claim(key, newcomer, std::time::Instant::now())?;
     // The connection before this one lets go of the reader when its frames are on disk.
     let reader = timeout(SETTLE + PATIENCE, claim.reader.clone().lock_owned());
     let reader = reader.await.map_err(|_| End::Internal("the stream before does not end"))?;
@@ -141,6 +159,7 @@ async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
     if !matches!(sent, Ok(Ok(()))) {
         return Err(End::Closed);
     }
+    let peer = standing.peer();
     let now = Timestamp::from(SystemTime::now());
     shared.registry.connected(key, peer, &hello.agent_version, now);
     info!(
@@ -156,9 +175,9 @@ async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
         inbound,
         outbound: outbound.clone(),
         reader: Some(reader),
-        replaced: claim.replaced.clone(),
-        _claim: claim,
+        claim,
         expires: deadline(peer.not_after),
+        standing,
         handed: 0,
         progress: watch::Sender::new(Progress { durable_seq: resume_after, ..Progress::default() }),
         acknowledged: resume_after,
@@ -168,32 +187,10 @@ async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
         skew_warned: false,
     };
     session.note_clock(hello.now, (0, 0));
-    Ok(session)
-}
-
-fn check_hello(
-    first: Option<Result<v1::ToCollector, Status>>,
-    key: &StreamKey,
-) -> Result<Hello, End> {
-    let message = first.ok_or(End::Closed)?.map_err(|status| End::broken(&status))?;
-    let hello = match message.kind {
-        Some(ToCollector::Hello(hello)) => Hello::try_from(hello)?,
-        other => {
-            return Err(MessageError::Unexpected {
-                expected: "Hello",
-                found: name(other.as_ref()),
-            }
-            .into());
-        }
-    };
-    if hello.cluster != key.cluster || hello.instance != key.instance {
-        return Err(End::Identity(format!(
-            "the agent says it is \"{}\" of cluster \"{}\", its certificate says \"{}\" of cluster \"{}\": \
-             correct `cluster` and `instance` in agent.yml, or use the right certificate",
-            hello.instance, hello.cluster, key.instance, key.cluster
-        )));
+    if let Some(trust) = hello.trust {
+        session.standing.note(trust);
     }
-    Ok(hello)
+    Ok(session)
 }
 
 struct Session<S> {
@@ -208,9 +205,9 @@ struct Session<S> {
     outbound: Outbound,
     /// Away only while a frame is being read on another thread.
     reader: Option<OwnedMutexGuard<StreamReader>>,
-    replaced: CancellationToken,
-    _claim: Claim,
+    claim: Claim,
     expires: Instant,
+    standing: Standing,
     /// Frames handed to the store.
     handed: u64,
     progress: watch::Sender<Progress>,
@@ -225,7 +222,9 @@ struct Session<S> {
 
 impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
     async fn run(&mut self, stop: &CancellationToken) -> End {
-        let replaced = self.replaced.clone();
+        if let Err(end) = self.standing.review() {
+            return end;
+        }
         let outbound = self.outbound.clone();
         let mut progress = self.progress.subscribe();
         let mut beat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
@@ -236,8 +235,9 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
             let held_until = self.held_back.as_ref().map_or(self.expires, |(until, _)| *until);
             let step = tokio::select! {
                 () = stop.cancelled() => Err(End::Stopping),
-                () = replaced.cancelled() => Err(End::Replaced),
+                Ok(successor) = &mut self.claim.replaced => Err(self.replaced_by(successor)),
                 () = sleep_until(self.expires) => Err(End::Expired),
+                () = self.standing.stirred() => self.standing.review(),
                 // The sender lives as long as the session.
                 _ = progress.changed() => self.note_progress(),
                 permit = outbound.reserve(), if self.message_due() => match permit {
@@ -254,6 +254,15 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
         }
     }
 
+    fn replaced_by(&self, successor: Successor) -> End {
+        match successor {
+            Successor::Same => End::Replaced,
+            Successor::Other(address) => {
+                End::Fenced { address, alive: self.heard.elapsed() < ALIVE }
+            }
+        }
+    }
+
     fn in_flight(&self) -> u64 {
         self.handed.saturating_sub(self.progress.borrow().answered)
     }
@@ -266,15 +275,20 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
     }
 
     fn message_due(&self) -> bool {
-        self.heartbeat_due || self.progress.borrow().durable_seq > self.acknowledged
+        self.heartbeat_due
+            || self.standing.has_next()
+            || self.progress.borrow().durable_seq > self.acknowledged
     }
 
-    /// An acknowledgement before a heartbeat; one acknowledgement for all frames since the last.
+    /// An acknowledgement first, a heartbeat last; one acknowledgement for all frames since the last.
     fn next_message(&mut self) -> v1::ToAgent {
         let durable_seq = self.progress.borrow().durable_seq;
         if durable_seq > self.acknowledged {
             self.acknowledged = durable_seq;
             return ToAgent::Ack(v1::Ack { durable_seq }).into();
+        }
+        if let Some(message) = self.standing.next() {
+            return message.into();
         }
         self.heartbeat_due = false;
         let now_ms = Timestamp::from(SystemTime::now()).as_millis();
@@ -287,7 +301,7 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
             // We are not listening.
             self.heard = Instant::now();
         }
-        if self.heard.elapsed() > SILENCE { Err(End::Silent) } else { Ok(()) }
+        if self.heard.elapsed() > SILENCE { Err(End::Silent) } else { self.standing.review() }
     }
 
     async fn hear(&mut self, message: Option<Result<v1::ToCollector, Status>>) -> Result<(), End> {
@@ -306,12 +320,20 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
                 Ok(())
             }
             Some(ToCollector::Hello(_)) => Err(MessageError::Unexpected {
-                expected: "Frame, Heartbeat or Drain",
+                expected: "anything but another Hello",
                 found: "Hello",
             }
             .into()),
+            Some(ToCollector::Trust(trust)) => {
+                self.standing.note(Trust::try_from(trust)?);
+                self.standing.review()
+            }
+            Some(ToCollector::CertificateRequest(request)) => {
+                self.standing.sign(request.csr_der);
+                Ok(())
+            }
             // What a newer agent may say.
-            Some(ToCollector::Trust(_) | ToCollector::CertificateRequest(_)) | None => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -402,9 +424,9 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
     }
 
     fn note_clock(&mut self, theirs: Timestamp, spooled: (u64, u64)) {
-        let ours = Timestamp::from(SystemTime::now());
-        let skew = theirs.as_millis().saturating_sub(ours.as_millis());
-        self.shared.registry.heartbeat(&self.key, spooled, skew);
+        let now = SystemTime::now();
+        let skew = theirs.as_millis().saturating_sub(Timestamp::from(now).as_millis());
+        self.shared.registry.heartbeat(&self.key, spooled, skew, now);
         if u128::from(skew.unsigned_abs()) > CLOCK_SKEW.as_millis() && !self.skew_warned {
             self.skew_warned = true;
             warn!(
@@ -416,7 +438,8 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
 
     /// Says why, waits until what was handed to the store is on disk, and acknowledges it.
     async fn close(&mut self, end: &End) {
-        let polite = matches!(end, End::Stopping | End::Replaced | End::Expired);
+        let polite =
+            matches!(end, End::Stopping | End::Replaced | End::Fenced { .. } | End::Expired);
         if polite {
             let drain = ToAgent::Drain(v1::Drain { reason: end.to_string() }).into();
             let _ = timeout(PATIENCE, self.outbound.send(Ok(drain))).await;
@@ -439,18 +462,6 @@ fn deadline(at: SystemTime) -> Instant {
     let left = at.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
     let now = Instant::now();
     now.checked_add(left).unwrap_or(now)
-}
-
-fn name(message: Option<&ToCollector>) -> &'static str {
-    match message {
-        Some(ToCollector::Hello(_)) => "Hello",
-        Some(ToCollector::Frame(_)) => "Frame",
-        Some(ToCollector::Heartbeat(_)) => "Heartbeat",
-        Some(ToCollector::Drain(_)) => "Drain",
-        Some(ToCollector::Trust(_)) => "Trust",
-        Some(ToCollector::CertificateRequest(_)) => "CertificateRequest",
-        None => "a message of an unknown kind",
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,81 @@
-//! A store in a folder that goes away, for tests.
+//! A store in a folder that goes away, and an agent's certificate with the terms under which it is welcome; for tests.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
+use tributary_certs::authority::Authority;
+use tributary_certs::identity::Identity;
+use tributary_certs::tls::{Material, Peer};
+use tributary_certs::trust::Bundle;
 use tributary_store::{Options, Store, StreamKey};
 
 use super::replay::Replayer;
 use super::stream::StreamReader;
+use super::trust::{KeyHash, Terms, Trust};
+
+/// The key of the collector's certificate.
+pub(crate) const LEAF: KeyHash = [9; 32];
+
+/// Two authorities, each a bundle of its own.
+pub(crate) fn authorities() -> &'static [Bundle; 2] {
+    static MADE: OnceLock<[Bundle; 2]> = OnceLock::new();
+    MADE.get_or_init(|| {
+        [(); 2].map(|()| {
+            let authority = Authority::create("td", SystemTime::now()).unwrap();
+            Bundle::parse(authority.pem().as_bytes()).unwrap()
+        })
+    })
+}
+
+/// The key of the bundle's first authority.
+pub(crate) fn key(bundle: &Bundle) -> KeyHash {
+    bundle.authorities().next().unwrap().spki_sha256
+}
+
+/// An agent of the first authority.
+pub(crate) fn peer() -> Peer {
+    let authority = key(&authorities()[0]);
+    Peer {
+        identity: Identity::agent("td", "eu-1", "a").unwrap(),
+        serial: "01".to_owned(),
+        not_before: SystemTime::now(),
+        not_after: SystemTime::now() + Duration::from_secs(3600),
+        spki_sha256: [1; 32],
+        issuer: "CA".to_owned(),
+        authority,
+        authority_name: "CA".to_owned(),
+        generation: 1,
+        local_authority: authority,
+        local_spki_sha256: LEAF,
+        address: ([127, 0, 0, 1], 5000).into(),
+    }
+}
+
+/// The first authority is trusted, and nobody is denied.
+pub(crate) fn terms() -> Terms {
+    Terms { trusted: authorities()[0].clone(), denied: Arc::default(), leaf: LEAF, desired: None }
+}
+
+/// The same, where it can be changed.
+pub(crate) fn trust() -> Trust {
+    Trust::new(terms())
+}
+
+/// Terms with which this collector's material goes together.
+pub(crate) fn terms_of(material: &Material) -> Terms {
+    Terms {
+        trusted: material.bundle().clone(),
+        denied: Arc::default(),
+        leaf: material.certificate().spki_sha256,
+        desired: None,
+    }
+}
+
+/// The same, where they can be changed.
+pub(crate) fn trust_of(material: &Material) -> Trust {
+    Trust::new(terms_of(material))
+}
 
 /// A store, and what is in it.
 pub(crate) struct Folder {

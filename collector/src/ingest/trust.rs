@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
+use tributary_certs::rotate::Desired;
 use tributary_certs::tls::Peer;
+use tributary_certs::trust::Bundle;
 
 /// The SHA-256 of a public key: how an authority, and the holder of a certificate, is named.
 pub(crate) type KeyHash = [u8; 32];
@@ -21,21 +23,6 @@ pub(crate) struct Terms {
     pub(crate) leaf: KeyHash,
     /// What agents should have; nothing without a PKI folder, as their certificates are somebody else's affair.
     pub(crate) desired: Option<Desired>,
-}
-
-/// Stands in for `tributary_certs::trust::Bundle`.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Bundle(pub(crate) HashSet<KeyHash>);
-
-/// Stands in for `tributary_certs::rotate::Desired`.
-#[derive(Debug, Clone)]
-pub(crate) struct Desired {
-    pub(crate) bundle: Bundle,
-    pub(crate) authority: KeyHash,
-    pub(crate) renew_authorities: HashSet<KeyHash>,
-    pub(crate) renew_keys: HashSet<KeyHash>,
-    pub(crate) reconnect: bool,
-    pub(crate) tainted: HashSet<KeyHash>,
 }
 
 /// The terms in force, and who signs certificates. Cheap to clone; all clones are one.

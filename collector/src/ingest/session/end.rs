@@ -1,5 +1,7 @@
 //! Why a session ends: for the log, for the metrics, and for the agent.
 
+use std::net::SocketAddr;
+
 use tonic::{Code, Status};
 use tributary_proto::convert::MessageError;
 use tributary_proto::frame::FrameError;
@@ -23,9 +25,25 @@ pub(crate) enum End {
     /// The same agent has connected again.
     #[error("the same agent has connected again")]
     Replaced,
+    /// Another process with the same identity has connected.
+    #[error(
+        "another agent uses this identity now, from {address}: stop one of them, or restart this one"
+    )]
+    Fenced {
+        /// Where the other one is.
+        address: SocketAddr,
+        /// Whether this one was heard of a moment ago: then there are two of them.
+        alive: bool,
+    },
     /// The peer's certificate has come to its end.
     #[error("the certificate has expired")]
     Expired,
+    /// The peer's certificate was revoked.
+    #[error("the certificate is revoked")]
+    Revoked,
+    /// An authority behind this connection was retired.
+    #[error("{0} is not trusted any more")]
+    Retired(String),
     /// Nothing was heard.
     #[error("nothing was heard for {SILENCE:?}")]
     Silent,
@@ -63,7 +81,10 @@ impl End {
             Self::Broken(_) => "broken",
             Self::Stopping => "stopping",
             Self::Replaced => "replaced",
+            Self::Fenced { .. } => "fenced",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Retired(_) => "retired",
             Self::Silent => "silent",
             Self::Identity(_) => "identity",
             Self::Held(_) => "held",
@@ -74,6 +95,11 @@ impl End {
             Self::Store(_) => "store",
             Self::Internal(_) => "internal",
         }
+    }
+
+    /// Whether two processes use one identity at the same time.
+    pub(super) fn is_clash(&self) -> bool {
+        matches!(self, Self::Fenced { alive: true, .. } | Self::Held(Held::Fenced { .. }))
     }
 
     pub(super) fn is_violation(&self) -> bool {
@@ -90,10 +116,14 @@ impl End {
     /// The status the agent sees; nothing where the stream ends well or nobody listens.
     pub(super) fn status(&self) -> Option<Status> {
         let code = match self {
-            Self::Closed | Self::Broken(_) | Self::Stopping | Self::Replaced => return None,
-            Self::Expired => Code::Unauthenticated,
+            Self::Closed
+            | Self::Broken(_)
+            | Self::Stopping
+            | Self::Replaced
+            | Self::Fenced { .. } => return None,
+            Self::Expired | Self::Retired(_) => Code::Unauthenticated,
             Self::Silent => Code::DeadlineExceeded,
-            Self::Identity(_) => Code::PermissionDenied,
+            Self::Identity(_) | Self::Revoked => Code::PermissionDenied,
             Self::Held(_) => Code::AlreadyExists,
             Self::Message(_) | Self::Frame(_) | Self::Oversized => Code::InvalidArgument,
             Self::Sequence(_) => Code::FailedPrecondition,

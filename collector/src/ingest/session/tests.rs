@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tributary_certs::identity::Identity;
 use tributary_model::label::Labels;
 use tributary_model::sample::Sample;
 use tributary_proto::frame::{Content, Encoder};
@@ -13,28 +14,16 @@ use tributary_store::Store;
 use super::*;
 use crate::ingest::metrics::IngestMetrics;
 use crate::ingest::policy::{Policies, Policy};
+use crate::ingest::testing::peer;
 use crate::ingest::{Config, testing};
 
-fn peer() -> Peer {
-    Peer {
-        identity: Identity::agent("td", "eu-1", "a").unwrap(),
-        serial: "01".to_owned(),
-        not_before: SystemTime::UNIX_EPOCH,
-        not_after: SystemTime::now() + Duration::from_secs(3600),
-        spki_sha256: [1; 32],
-        issuer: "CA".to_owned(),
-        authority: [9; 32],
-        authority_name: "Tributary CA 1".to_owned(),
-        generation: 1,
-        local_authority: [9; 32],
-        address: ([127, 0, 0, 1], 5000).into(),
-    }
-}
+mod standing;
 
 fn shared(store: &Store, policy: Policy) -> Arc<Shared> {
     let policies = Policies::new([("*".to_owned(), policy)]);
     let config = Config::new("cluster".to_owned(), policies);
-    Arc::new(Shared::new(config, store.clone(), IngestMetrics::default(), HashMap::new()))
+    let (trust, metrics) = (testing::trust(), IngestMetrics::default());
+    Arc::new(Shared::new(config, store.clone(), trust, metrics, HashMap::new()))
 }
 
 /// The agent's end of a session, and the frames it makes.
@@ -47,11 +36,15 @@ struct Agent {
 
 impl Agent {
     fn connect(shared: &Arc<Shared>, peer: Peer) -> Self {
+        Self::connect_as(shared, Caller { peer, redial: None })
+    }
+
+    fn connect_as(shared: &Arc<Shared>, caller: Caller) -> Self {
         let (to, inbound) = mpsc::channel(100);
         let (outbound, from) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let session =
-            run(shared.clone(), peer, ReceiverStream::new(inbound), outbound, stop.clone());
+            run(shared.clone(), caller, ReceiverStream::new(inbound), outbound, stop.clone());
         Self { to, from, stop, session: tokio::spawn(session) }
     }
 
@@ -65,7 +58,11 @@ impl Agent {
 
     /// Says hello and returns what the collector has.
     async fn open(&mut self, epoch: u64) -> (u64, bool) {
-        self.send(ToCollector::Hello(hello(epoch))).await;
+        self.greet(hello(epoch)).await
+    }
+
+    async fn greet(&mut self, hello: v1::Hello) -> (u64, bool) {
+        self.send(ToCollector::Hello(hello)).await;
         match self.next().await {
             ToAgent::Welcome(welcome) => (welcome.resume_after_seq, welcome.has_state),
             other => panic!("{other:?}"),
@@ -238,8 +235,8 @@ async fn a_restart_reads_the_decoders_state_from_the_journal() {
 
     let (store, readers) = store.reopen();
     let config = Config::new("cluster".to_owned(), Policies::default());
-    let after =
-        Arc::new(Shared::new(config, store.store().clone(), IngestMetrics::default(), readers));
+    let (trust, metrics) = (testing::trust(), IngestMetrics::default());
+    let after = Arc::new(Shared::new(config, store.store().clone(), trust, metrics, readers));
     let mut agent = Agent::connect(&after, peer());
     assert_eq!(agent.open(7).await, (3, true));
     agent.frame(&spool[3]).await;
@@ -308,7 +305,7 @@ async fn each_breach_of_the_protocol_has_its_own_words() {
         (
             vec![good(), good()],
             Code::InvalidArgument,
-            "expected Frame, Heartbeat or Drain, received Hello",
+            "expected anything but another Hello, received Hello",
         ),
         (
             vec![good(), frame(spool[1].clone())],
@@ -370,26 +367,96 @@ async fn an_old_copy_of_a_spool_hears_how_far_the_stream_is() {
 }
 
 #[tokio::test]
-async fn the_same_key_replaces_and_another_key_waits_outside() {
+async fn the_same_run_moves_its_stream_with_frames_in_flight() {
+    let store = testing::Folder::new();
+    let shared = shared(store.store(), Policy::default());
+    let spool = frames(7, 1, 1..=60);
+    let mut old = Agent::connect(&shared, peer());
+    old.open(7).await;
+    for frame in &spool[..40] {
+        old.frame(frame).await;
+    }
+    // Renewed: another key. What the collector has not read of the old connection is not lost, it comes again.
+    let mut new = Agent::connect(&shared, Peer { spki_sha256: [2; 32], ..peer() });
+    let (resume_after, _) = new.open(7).await;
+    let mut acknowledged = 0;
+    let mut drained = false;
+    while let Some(message) = old.from.recv().await {
+        match message.unwrap().kind.unwrap() {
+            ToAgent::Ack(ack) => acknowledged = ack.durable_seq,
+            ToAgent::Drain(drain) => drained = drain.reason == "the same agent has connected again",
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(drained);
+    assert_eq!(
+        acknowledged, resume_after,
+        "the old stream's last acknowledgement is the new one's start"
+    );
+    for frame in &spool[usize::try_from(resume_after).unwrap()..] {
+        new.frame(frame).await;
+    }
+    new.acknowledged(60).await;
+    let status = &shared.registry.snapshot(std::time::Instant::now())[0];
+    assert_eq!((status.stored, status.rejected.len()), (120, 0), "each once");
+    assert_eq!(fenced(&shared), 0);
+    new.close().await;
+}
+
+#[tokio::test]
+async fn two_agents_with_one_certificate_the_older_is_fenced() {
     let store = testing::Folder::new();
     let shared = shared(store.store(), Policy::default());
     let mut first = Agent::connect(&shared, peer());
     first.open(7).await;
+    let mut second = Agent::connect(&shared, peer());
+    second.greet(v1::Hello { run: 2, ..hello(8) }).await;
+    let ToAgent::Drain(drain) = first.next().await else { panic!("no drain") };
+    assert_eq!(
+        drain.reason,
+        "another agent uses this identity now, from 127.0.0.1:5000: stop one of them, or restart this one"
+    );
+    assert_eq!(first.refused().await, (Code::Ok, String::new()));
+    assert_eq!(fenced(&shared), 1);
+
+    let again = Agent::connect(&shared, peer());
+    again.send(ToCollector::Hello(hello(7))).await;
+    let (code, message) = again.refused().await;
+    assert_eq!(code, Code::AlreadyExists);
+    assert!(message.starts_with("another agent uses this identity since 20"), "{message}");
+    assert_eq!(fenced(&shared), 2);
+    second.frame(&frames(8, 1, 1..=1)[0]).await;
+    second.acknowledged(1).await;
+    second.close().await;
+
+    let mut restarted = Agent::connect(&shared, peer());
+    restarted.greet(v1::Hello { run: 3, ..hello(7) }).await;
+    assert_eq!(fenced(&shared), 2, "a restart is nothing to worry about");
+    restarted.close().await;
+}
+
+fn fenced(shared: &Shared) -> u64 {
+    shared.metrics.agents_fenced.get_or_create(&of(&"eu-1".parse().unwrap())).get()
+}
+
+#[tokio::test]
+async fn of_agents_that_do_not_say_their_run_another_key_waits_outside() {
+    let store = testing::Folder::new();
+    let shared = shared(store.store(), Policy::default());
+    let old = || v1::Hello { run: 0, ..hello(7) };
+    let mut first = Agent::connect(&shared, peer());
+    first.greet(old()).await;
     let thief = Agent::connect(&shared, Peer { spki_sha256: [2; 32], ..peer() });
-    thief.send(ToCollector::Hello(hello(7))).await;
+    thief.send(ToCollector::Hello(old())).await;
     let (code, message) = thief.refused().await;
     assert_eq!(code, Code::AlreadyExists);
     assert_eq!(
         message,
         "this identity is already connected from 127.0.0.1:5000 with another private key"
     );
-    first.frame(&frames(7, 1, 1..=1)[0]).await;
-    first.acknowledged(1).await;
-
     let mut second = Agent::connect(&shared, peer());
-    assert_eq!(second.open(7).await, (1, true));
+    second.greet(old()).await;
     assert!(matches!(first.next().await, ToAgent::Drain(_)));
-    assert_eq!(first.refused().await, (Code::Ok, String::new()));
     second.close().await;
 }
 
