@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
@@ -42,12 +43,7 @@ pub async fn dial(tcp: TcpStream, pins: &[[u8; 32]]) -> Result<EnrolStream, Hand
     let config = tls::client(pinned.clone())
         .map(|builder| tls::finish_client(builder.with_no_client_auth(), ALPN))
         .map_err(|source| unusable(&tcp, source))?;
-    let (stream, address) = match tls::dial(tcp, config, HANDSHAKE_TIMEOUT).await {
-        Err(HandshakeError::RefusedByPeer { peer, alert }) if alert == tls::NO_PROTOCOL => {
-            return Err(HandshakeError::NoEnrolment { peer });
-        }
-        dialled => dialled?,
-    };
+    let (stream, address) = shake(tcp, config, HANDSHAKE_TIMEOUT).await?;
     pinned.found(stream, Side::Server, address)
 }
 
@@ -58,8 +54,28 @@ pub async fn wait(tcp: TcpStream, pins: &[[u8; 32]]) -> Result<EnrolStream, Hand
     let pinned = Arc::new(Pinned::new(pins));
     let config = waiting(pinned.clone()).map_err(|source| unusable(&tcp, source))?;
     let handshake = TlsAcceptor::from(config).accept(tcp);
-    let stream = tls::in_time(address, HANDSHAKE_TIMEOUT, handshake).await?;
+    let stream = match tls::in_time(address, HANDSHAKE_TIMEOUT, handshake).await {
+        Err(HandshakeError::Protocol { peer }) => Err(HandshakeError::NoEnrolment { peer }),
+        shaken => shaken,
+    }?;
     pinned.found(stream.into(), Side::Client, address)
+}
+
+/// The dialling side's handshake, whoever that is.
+pub(crate) async fn shake(
+    tcp: TcpStream,
+    config: Arc<ClientConfig>,
+    timeout: Duration,
+) -> Result<(TlsStream<TcpStream>, SocketAddr), HandshakeError> {
+    match tls::dial(tcp, config, timeout).await {
+        Err(HandshakeError::RefusedByPeer { peer, alert }) if alert == tls::NO_PROTOCOL => {
+            Err(HandshakeError::NoEnrolment { peer })
+        }
+        Ok((stream, peer)) if stream.get_ref().1.alpn_protocol() != Some(ALPN) => {
+            Err(HandshakeError::NoEnrolment { peer })
+        }
+        dialled => dialled,
+    }
 }
 
 /// The collector's side when it is dialled: shows its authority, asks for no certificate.

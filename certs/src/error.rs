@@ -184,7 +184,7 @@ pub enum HandshakeError {
     },
     /// We want to enrol, and the peer is not there for that.
     #[error(
-        "peer {peer} does not offer enrolment (is it a collector's ingest port, with pki.dir set and pki.enrol on?)"
+        "peer {peer} does not enrol agents (a collector's ingest port does, with pki.dir set and pki.enrol on)"
     )]
     NoEnrolment {
         /// Its address.

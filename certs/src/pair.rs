@@ -202,7 +202,7 @@ mod tests {
             serials.push(material.certificate().serial.clone());
         };
         let changes = crash_everywhere(prepare, change, look);
-        assert!(changes >= 10, "only {changes} changes were interrupted");
+        assert!(changes >= 9, "only {changes} changes were interrupted");
         // All before the commit end old, all after it new.
         serials.dedup();
         assert_eq!(serials, [old.certificate.serial.clone(), next.certificate.serial.clone()]);

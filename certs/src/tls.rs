@@ -222,7 +222,7 @@ impl ClientTls {
     /// who has *its address*: what it says must prove itself by a token. It does see our certificate.
     pub async fn enrol(&self, tcp: TcpStream) -> Result<EnrolStream, HandshakeError> {
         let config = self.current.load().enrol.clone();
-        let (stream, address) = dial(tcp, config, self.handshake_timeout).await?;
+        let (stream, address) = enrol::shake(tcp, config, self.handshake_timeout).await?;
         Ok(Encrypted::new(stream, Enrolling { address, collector: None }))
     }
 }
