@@ -22,12 +22,13 @@ use crate::admin::{self, Admin};
 use crate::allow::rules::{AllowlistError, Rules};
 use crate::allow::{AllowMetrics, Allowlist, Screen};
 use crate::config::{self, Config, ConfigError};
+use crate::credentials::{Credentials, Tls};
 use crate::handover::Handover;
 use crate::link::{Link, chain};
-use crate::metrics::{LinkMetrics, ProcessMetrics, SpoolMetrics};
+use crate::metrics::{CertificateMetrics, LinkMetrics, ProcessMetrics, SpoolMetrics};
 use crate::outlet::Outlet;
 use crate::pipeline::Pipeline;
-use crate::reload::{self, Reloader, Tls};
+use crate::reload::Reloader;
 use crate::session::{Session, Speaker};
 use crate::source::{self, SourceMetrics, remote_write};
 use crate::spool::{self, SharedSpool, SpoolError};
@@ -195,33 +196,57 @@ enum Way {
     Outlet(Outlet),
 }
 
-impl Way {
-    /// The way that the configuration says, and the TLS to keep up to date for it.
-    async fn new(
-        way: &config::Way,
-        material: &Material,
-        session: Session,
-        handover: Arc<Handover>,
-    ) -> Result<(Self, Tls), StartError> {
+/// Our side of TLS, and where it is used.
+enum Door {
+    Dial(String, Arc<ClientTls>),
+    Listen(TcpListener, Arc<ServerTls>),
+}
+
+impl Door {
+    /// The one that the configuration says.
+    async fn new(way: &config::Way, material: &Material) -> Result<Self, StartError> {
         let unusable = |error: TlsError| StartError::Tls {
             text: chain(&error),
             help: "issue a certificate for an agent with tributary-certs issue".to_owned(),
         };
         Ok(match way {
             config::Way::Dial(address) => {
-                let tls = Arc::new(ClientTls::new(material).map_err(unusable)?);
-                let link = Link::new(address.clone(), tls.clone(), session, handover);
-                (Self::Link(link), Tls::Client(tls))
+                let tls = ClientTls::new(material).map_err(unusable)?;
+                Self::Dial(address.clone(), Arc::new(tls))
             }
             config::Way::Listen(address) => {
-                let tls = Arc::new(ServerTls::new(material).map_err(unusable)?);
-                let listener = bind(*address).await?;
-                let outlet = Outlet::new(listener, tls.clone(), session, handover);
-                (Self::Outlet(outlet), Tls::Server(tls))
+                let tls = ServerTls::new(material).map_err(unusable)?;
+                Self::Listen(bind(*address).await?, Arc::new(tls))
             }
         })
     }
 
+    /// How people call the collector.
+    fn collector(&self) -> String {
+        match self {
+            Self::Dial(address, _) => address.clone(),
+            Self::Listen(..) => "dials us".to_owned(),
+        }
+    }
+
+    fn tls(&self) -> Tls {
+        match self {
+            Self::Dial(_, tls) => Tls::Client(tls.clone()),
+            Self::Listen(_, tls) => Tls::Server(tls.clone()),
+        }
+    }
+
+    fn way(self, session: Session, handover: Arc<Handover>) -> Way {
+        match self {
+            Self::Dial(address, tls) => Way::Link(Link::new(address, tls, session, handover)),
+            Self::Listen(listener, tls) => {
+                Way::Outlet(Outlet::new(listener, tls, session, handover))
+            }
+        }
+    }
+}
+
+impl Way {
     async fn run(self, drain: CancellationToken) {
         match self {
             Self::Link(link) => link.run(drain).await,
@@ -256,26 +281,26 @@ impl App {
         let spool = open_spool(&config, spool_metrics.clone(), &mut allow)?;
         let listener = bind(config.listen).await?;
         let (to_pipeline, new_rules) = mpsc::channel(1);
-        let session = Session::new(spool.clone(), speaker.clone(), link_metrics.clone());
-        let collector = match &config.way {
-            config::Way::Dial(address) => address.clone(),
-            config::Way::Listen(_) => "dials us".to_owned(),
-        };
-        let handover = Handover::new(collector, link_metrics);
-        let (link, tls) = Way::new(&config.way, &material, session, handover.clone()).await?;
-        process.show_certificate(&material);
+        let door = Door::new(&config.way, &material).await?;
+        let handover = Handover::new(door.collector(), link_metrics.clone());
+        let credentials = Credentials::new(
+            (config.tls.clone(), config.renew),
+            &material,
+            door.tls(),
+            handover.clone(),
+            CertificateMetrics::new(registry),
+        );
+        let session =
+            Session::new(spool.clone(), speaker.clone(), credentials.clone(), link_metrics);
         Ok(Self {
             pipeline: Pipeline::new(allow, spool.clone(), arrivals, new_rules, spool_metrics),
-            link,
+            link: door.way(session, handover.clone()),
             handover,
             reloader: Reloader {
-                tls,
-                files: config.tls.clone(),
-                identity: material.identity().clone(),
+                credentials,
                 allowlist: config.allowlist_file.clone(),
                 rules: to_pipeline,
                 metrics: process,
-                seen: reload::modified(&config.tls),
             },
             routes: parts.routes(&config),
             sources,

@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) way: Way,
     /// The agent's certificate, its key, and the authority of collectors.
     pub(crate) tls: tls::Files,
+    /// Whether the agent may renew its certificate and keep new bundles in those files.
+    pub(crate) renew: bool,
     /// Where samples come from.
     pub(crate) sources: Sources,
     /// Address of the HTTP port: remote write, health, metrics.
@@ -204,6 +206,7 @@ impl Door {
             cluster: cluster.map_err(|e| self.fail("cluster", e))?,
             instance: some(raw.instance),
             way,
+            renew: raw.tls.renew,
             tls: self.tls(raw.tls)?,
             sources: self.sources(raw.sources)?,
             listen,

@@ -5,6 +5,7 @@ mod allow;
 mod app;
 mod ask;
 mod config;
+mod credentials;
 mod handover;
 mod link;
 mod log;

@@ -1,6 +1,7 @@
 //! The agent's own metrics: one registry, filled by the parts, written by `/metrics`.
 
 use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -9,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use tributary_model::sample::Timestamp;
 
 use crate::spool::Status;
 
@@ -32,8 +35,6 @@ pub(crate) struct ProcessMetrics {
     pub(crate) reload_success_time: Seconds,
     /// Reloads that were refused.
     pub(crate) reloads_refused: Counter,
-    /// When the certificate in use expires.
-    pub(crate) certificate_not_after: Seconds,
 }
 
 impl ProcessMetrics {
@@ -58,12 +59,82 @@ impl ProcessMetrics {
             "Reloads refused",
             metrics.reloads_refused.clone(),
         );
+        metrics
+    }
+}
+
+/// The certificate in use.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CertificateMetrics {
+    /// Changed files that were refused.
+    pub(crate) reloads_refused: Counter,
+    not_after: Seconds,
+    left: Seconds,
+    renewals: Family<Renewal, Counter>,
+}
+
+/// How a renewal ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Renewal {
+    result: Outcome,
+}
+
+/// How a renewal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "written as label values")]
+pub(crate) enum Outcome {
+    /// A new certificate is in force.
+    renewed,
+    /// The old one stays.
+    failed,
+}
+
+impl CertificateMetrics {
+    /// Registers them.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let m = Self::default();
         registry.register(
             "tributary_agent_certificate_not_after_timestamp_seconds",
             "When the certificate in use expires",
-            metrics.certificate_not_after.clone(),
+            m.not_after.clone(),
         );
-        metrics
+        registry.register(
+            "tributary_agent_certificate_seconds_left",
+            "Until the certificate in use expires",
+            m.left.clone(),
+        );
+        registry.register(
+            "tributary_agent_certificate_reloads_refused",
+            "Changed certificate files that were refused; the old ones stayed in force",
+            m.reloads_refused.clone(),
+        );
+        registry.register(
+            "tributary_agent_certificate_renewals",
+            "Renewals of the certificate by the collector",
+            m.renewals.clone(),
+        );
+        for result in [Outcome::renewed, Outcome::failed] {
+            drop(m.renewals.get_or_create(&Renewal { result }));
+        }
+        m
+    }
+
+    /// Shows when the certificate expires.
+    pub(crate) fn show(&self, not_after: SystemTime, now: SystemTime) {
+        let (end, now) = (Timestamp::from(not_after), Timestamp::from(now));
+        self.not_after.set(end.as_secs_f64());
+        self.left.set(end.as_secs_f64() - now.as_secs_f64());
+    }
+
+    /// Counts a renewal.
+    pub(crate) fn renewed(&self, result: Outcome) {
+        self.renewals.get_or_create(&Renewal { result }).inc();
+    }
+
+    /// How many renewals ended like this.
+    #[cfg(test)]
+    pub(crate) fn renewals(&self, result: Outcome) -> u64 {
+        self.renewals.get_or_create(&Renewal { result }).get()
     }
 }
 
@@ -172,6 +243,8 @@ pub(crate) struct LinkMetrics {
     pub(crate) frames_sent: Counter,
     /// Their bytes, without what gRPC and TLS add.
     pub(crate) frame_bytes_sent: Counter,
+    /// How far the collector's clock is ahead of ours.
+    pub(crate) clock_ahead: Seconds,
     /// When the last acknowledgement came.
     pub(crate) last_ack_time: Seconds,
     /// Frames sent and not acknowledged.
@@ -231,6 +304,11 @@ impl LinkMetrics {
             "Bytes of frames sent",
             Unit::Bytes,
             m.frame_bytes_sent.clone(),
+        );
+        registry.register(
+            "tributary_agent_collector_clock_ahead_seconds",
+            "How far the collector's clock is ahead of ours",
+            m.clock_ahead.clone(),
         );
         registry.register(
             "tributary_agent_last_ack_timestamp_seconds",

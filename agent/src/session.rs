@@ -1,6 +1,8 @@
 //! One session with the collector: hello, welcome, frames one way, acknowledgements the other. Knows streams of messages
 //! only, so that it does not matter who dialled.
 
+mod care;
+mod clock;
 mod error;
 mod live;
 
@@ -16,9 +18,12 @@ use tributary_model::sample::Timestamp;
 use tributary_proto::convert::{MessageError, ToAgent, ToCollector, Welcome};
 use tributary_proto::{limits, v1};
 
+use crate::credentials::Credentials;
 use crate::handover::Turn;
 use crate::metrics::LinkMetrics;
 use crate::spool::{Seen, SharedSpool, SpoolError};
+use care::Care;
+use clock::Clock;
 pub(crate) use error::SessionError;
 use error::unexpected;
 use live::Live;
@@ -67,17 +72,23 @@ pub(crate) struct Line<S> {
 }
 
 /// What every session needs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Session {
     spool: Arc<SharedSpool>,
     speaker: Speaker,
+    credentials: Arc<Credentials>,
     metrics: LinkMetrics,
 }
 
 impl Session {
     /// Sessions that send from `spool`.
-    pub(crate) fn new(spool: Arc<SharedSpool>, speaker: Speaker, metrics: LinkMetrics) -> Self {
-        Self { spool, speaker, metrics }
+    pub(crate) fn new(
+        spool: Arc<SharedSpool>,
+        speaker: Speaker,
+        credentials: Arc<Credentials>,
+        metrics: LinkMetrics,
+    ) -> Self {
+        Self { spool, speaker, credentials, metrics }
     }
 
     /// The last acknowledged frame.
@@ -132,19 +143,24 @@ impl Session {
     where
         S: Stream<Item = Result<v1::ToAgent, tonic::Status>> + Unpin,
     {
-        let hello = self.hello(&self.spool.watch().borrow());
+        let mut care = Care::new(self.credentials.clone(), line.peer.clone());
+        let hello = self.hello(&self.spool.watch().borrow(), care.trust());
         send(&line.outgoing, ToCollector::Hello(hello)).await?;
         let first = tokio::time::timeout(WELCOME_TIMEOUT, next(&mut line.incoming)).await;
+        let mut clock = Clock::new(self.metrics.clone());
         let welcome: Welcome = match first.map_err(|_| SessionError::NoWelcome)?? {
-            ToAgent::Welcome(welcome) => welcome.try_into()?,
+            ToAgent::Welcome(welcome) => {
+                clock.compare(welcome.now_ms, SystemTime::now());
+                welcome.try_into()?
+            }
             other => return Err(unexpected("a welcome", &other)),
         };
         turn.take_over();
-        let mut live = Live::resume(self, welcome, turn).await?;
+        let mut live = Live::resume(self, welcome, (care, clock), turn).await?;
         live.run(line, drain).await
     }
 
-    fn hello(&self, seen: &Seen) -> v1::Hello {
+    fn hello(&self, seen: &Seen, trust: v1::Trust) -> v1::Hello {
         v1::Hello {
             protocol: limits::PROTOCOL,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,7 +171,7 @@ impl Session {
             next_seq: seen.status.next_seq,
             now_ms: now().as_millis(),
             run: self.speaker.run,
-            trust: None,
+            trust: Some(trust),
         }
     }
 }

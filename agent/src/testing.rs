@@ -7,16 +7,19 @@ use std::time::{Duration, SystemTime};
 use prometheus_client::registry::Registry;
 use tributary_certs::bundle::{self, Folder, Init};
 use tributary_certs::identity::DEFAULT_TRUST_DOMAIN;
-use tributary_certs::tls::{Files, Material};
+use tributary_certs::request::Request;
+use tributary_certs::tls::{ClientTls, Files, Material};
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 
+use crate::credentials::{Credentials, Tls};
 use crate::handover::Handover;
-use crate::metrics::{LinkMetrics, SpoolMetrics};
+use crate::metrics::{CertificateMetrics, LinkMetrics, SpoolMetrics};
 use crate::session::{Session, Speaker};
 use crate::spool::{Batch, Companion, Options, SharedSpool};
 
-const DAY: Duration = Duration::from_secs(86_400);
+/// A life.
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 /// A companion without state.
 pub(crate) struct Nothing;
@@ -36,8 +39,12 @@ pub(crate) struct Bench {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) spool: Arc<SharedSpool>,
     pub(crate) metrics: LinkMetrics,
+    pub(crate) certificate: CertificateMetrics,
     pub(crate) handover: Arc<Handover>,
     pub(crate) session: Session,
+    pub(crate) credentials: Arc<Credentials>,
+    /// What the credentials keep up to date.
+    pub(crate) tls: Arc<ClientTls>,
 }
 
 impl Bench {
@@ -54,8 +61,19 @@ impl Bench {
         make_pki(&folder.path().join("pki"));
         let speaker =
             Speaker { cluster: "eu-1".parse().unwrap(), instance: "agent".into(), run: 77 };
-        let session = Session::new(spool.clone(), speaker, metrics.clone());
-        Self { folder, spool, metrics, handover, session }
+        let files = bundle::files(&folder.path().join("pki/eu-1"));
+        let material = Material::load(&files).unwrap();
+        let tls = Arc::new(ClientTls::new(&material).unwrap());
+        let certificate = CertificateMetrics::new(&mut registry);
+        let credentials = Credentials::new(
+            (files, true),
+            &material,
+            Tls::Client(tls.clone()),
+            handover.clone(),
+            certificate.clone(),
+        );
+        let session = Session::new(spool.clone(), speaker, credentials.clone(), metrics.clone());
+        Self { folder, spool, metrics, certificate, handover, session, credentials, tls }
     }
 
     /// The files of a certificate in a folder of [`make_pki`].
@@ -66,6 +84,15 @@ impl Bench {
     /// The same, read.
     pub(crate) fn material(&self, pki: &str, leaf: &str) -> Material {
         Material::load(&self.files(pki, leaf)).unwrap()
+    }
+
+    /// The authority of `pki` signs a request of our agent, or of another instance.
+    pub(crate) fn sign(&self, pki: &str, csr_der: &[u8], instance: &str) -> String {
+        let folder = Folder::open(&self.path(pki)).unwrap();
+        let request = Request::parse(csr_der).unwrap();
+        let now = SystemTime::now();
+        let signed = folder.authority().sign_agent(&request, ("eu-1", instance), now, DAY);
+        signed.unwrap().chain_pem
     }
 
     /// A path in the test's folder.

@@ -40,13 +40,13 @@ pub(super) struct RawListen {
     pub(super) grpc: String,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(clippy::struct_field_names, reason = "the names of the keys")]
 pub(super) struct RawTls {
     pub(super) cert_file: Option<PathBuf>,
     pub(super) key_file: Option<PathBuf>,
     pub(super) ca_file: Option<PathBuf>,
+    pub(super) renew: bool,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -156,6 +156,12 @@ pub(super) struct RawSpool {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawShutdown {
     pub(super) grace: String,
+}
+
+impl Default for RawTls {
+    fn default() -> Self {
+        Self { cert_file: None, key_file: None, ca_file: None, renew: true }
+    }
 }
 
 impl Default for RawRemoteWrite {

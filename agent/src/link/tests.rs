@@ -159,8 +159,7 @@ impl Bench {
     }
 
     fn link(&self, address: String) -> Link {
-        let tls = ClientTls::new(&self.material("pki", "eu-1")).unwrap();
-        Link::new(address, Arc::new(tls), self.session.clone(), self.handover.clone())
+        Link::new(address, self.tls.clone(), self.session.clone(), self.handover.clone())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::watch;
@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tributary_proto::convert::{ToAgent, ToCollector, Welcome};
 use tributary_proto::v1;
 
+use super::care::Care;
+use super::clock::Clock;
 use super::{
     End, HEARTBEAT, LINGER, Line, SILENCE, Session, SessionError, blocking, now, send, unexpected,
 };
@@ -27,6 +29,8 @@ pub(super) struct Live<'a> {
     spool: Arc<SharedSpool>,
     metrics: LinkMetrics,
     turn: &'a Turn,
+    care: Care,
+    clock: Clock,
     /// Not here while it reads.
     reader: Option<FrameReader>,
     seen: watch::Receiver<Seen>,
@@ -51,6 +55,7 @@ impl<'a> Live<'a> {
     pub(super) async fn resume(
         session: &Session,
         welcome: Welcome,
+        (care, clock): (Care, Clock),
         turn: &'a Turn,
     ) -> Result<Self, SessionError> {
         let after = welcome.resume_after;
@@ -77,6 +82,8 @@ impl<'a> Live<'a> {
             spool: session.spool.clone(),
             metrics: session.metrics.clone(),
             turn,
+            care,
+            clock,
             reader: Some(reader.await?),
             seen,
             generation,
@@ -132,6 +139,7 @@ impl<'a> Live<'a> {
                     changed.map_err(|_| SessionError::Reopened)?;
                     stale = true;
                 }
+                said = self.care.next(), if !self.ending => send(&outgoing, said?).await?,
                 _ = heartbeat.tick(), if !self.ending => send(&outgoing, self.heartbeat()).await?,
                 () = drain.cancelled(), if !drain.is_cancelled() => {}
                 () = &mut over, if !self.over => {
@@ -197,27 +205,30 @@ impl<'a> Live<'a> {
             self.patience = Instant::now() + SILENCE;
         }
         match message.kind {
-            Some(ToAgent::Ack(v1::Ack { durable_seq })) => self.acknowledged(durable_seq).await,
+            Some(ToAgent::Ack(v1::Ack { durable_seq })) => self.acknowledged(durable_seq).await?,
+            Some(other @ ToAgent::Welcome(_)) => {
+                return Err(unexpected("an acknowledgement", &other));
+            }
+            // The next session hears again what else there is.
+            Some(_) if self.ending => {}
             Some(ToAgent::Drain(v1::Drain { reason })) => {
                 tracing::info!(reason, "the collector is going away");
                 self.ending = true;
-                Ok(())
+            }
+            Some(ToAgent::Heartbeat(v1::Heartbeat { now_ms, .. })) => {
+                self.clock.compare(now_ms, SystemTime::now());
             }
             Some(ToAgent::Reconnect(v1::Reconnect { within_ms, reason })) => {
                 tracing::info!(reason, "the collector asks for a new connection");
                 self.turn.reconnect(Duration::from_millis(within_ms.into()));
-                Ok(())
             }
+            Some(ToAgent::Bundle(bundle)) => self.care.bundle(bundle).await,
+            Some(ToAgent::Renew(v1::Renew { reason })) => self.care.renew(&reason),
+            Some(ToAgent::Certificate(answer)) => self.care.certificate(answer).await,
             // A later version may have more to say.
-            Some(
-                ToAgent::Heartbeat(_)
-                | ToAgent::Bundle(_)
-                | ToAgent::Certificate(_)
-                | ToAgent::Renew(_),
-            )
-            | None => Ok(()),
-            Some(other) => Err(unexpected("an acknowledgement", &other)),
+            None => {}
         }
+        Ok(())
     }
 
     async fn acknowledged(&mut self, seq: u64) -> Result<(), SessionError> {

@@ -1,9 +1,10 @@
 //! Sessions against a scripted collector.
 
+mod care;
+
 use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tributary_certs::bundle;
 use tributary_proto::frame;
 
 use super::*;
@@ -12,28 +13,33 @@ use crate::testing::{Bench, Nothing};
 impl Bench {
     /// The collector's certificate in short.
     fn peer(&self) -> Peer {
-        let certificate = bundle::leaf(&self.files("pki", "collector").cert_file).unwrap();
+        let material = self.material("pki", "collector");
+        let certificate = material.certificate().clone();
         Peer {
             identity: certificate.uris[0].parse().unwrap(),
             serial: certificate.serial,
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             spki_sha256: certificate.spki_sha256,
-            authority: [9; 32],
+            authority: material.authority(),
             authority_name: certificate.issuer.clone(),
             issuer: certificate.issuer,
             generation: 1,
-            local_authority: [9; 32],
+            local_authority: material.authority(),
             local_spki_sha256: [9; 32],
             address: "127.0.0.1:9391".parse().unwrap(),
         }
     }
 
     pub(crate) fn connect(&self) -> Collector {
+        self.connect_as(self.peer())
+    }
+
+    fn connect_as(&self, peer: Peer) -> Collector {
         let (to_agent, incoming) = mpsc::channel(16);
         let (outgoing, from_agent) = mpsc::channel(4);
         let (session, drain) = (self.session.clone(), CancellationToken::new());
-        let (peer, stop) = (self.peer(), drain.clone());
+        let stop = drain.clone();
         let mut turn = self.handover.begin();
         let running = tokio::spawn(async move {
             let line = Line { peer, incoming: ReceiverStream::new(incoming), outgoing };
