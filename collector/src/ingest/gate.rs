@@ -96,7 +96,8 @@ impl Gate {
     }
 }
 
-fn label(error: &HandshakeError) -> &'static str {
+/// Why a handshake failed, as it stands in metrics.
+pub(super) fn label(error: &HandshakeError) -> &'static str {
     match error {
         HandshakeError::TimedOut { .. } => "handshake_timeout",
         HandshakeError::Refused { why, .. } => why.reason(),

@@ -43,6 +43,8 @@ pub(crate) struct IngestMetrics {
     pub(crate) tainted_uses: Family<ClusterLabel, Counter>,
     /// Certificates that were asked for over a stream and not given, by cluster.
     pub(crate) renewals_refused: Family<ClusterLabel, Counter>,
+    /// Attempts to reach agents that wait to be dialled which failed, by cluster and reason.
+    pub(crate) dials_failed: Family<ClusterReason, Counter>,
     /// Time that streams waited because their cluster sends more samples per second than it may.
     pub(crate) throttled_seconds: Family<ClusterLabel, Counter<f64, AtomicU64>>,
 }
@@ -116,6 +118,7 @@ impl IngestMetrics {
         r.register("samples_rejected", "Samples not stored", m.samples_rejected.clone());
         r.register("series_refused", "Series refused by policy", m.series_refused.clone());
         r.register("violations", "Streams closed for breaking the protocol", m.violations.clone());
+        r.register("dials_failed", "Attempts to dial agents that failed", m.dials_failed.clone());
         r.register(
             "throttled_seconds",
             "Time that streams waited for their cluster's rate limit",

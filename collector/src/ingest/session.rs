@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::{Notify, OwnedMutexGuard, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -254,13 +254,25 @@ impl<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin> Session<S> {
         }
     }
 
-    fn replaced_by(&self, successor: Successor) -> End {
+    fn replaced_by(&mut self, successor: Successor) -> End {
         match successor {
             Successor::Same => End::Replaced,
             Successor::Other(address) => {
-                End::Fenced { address, alive: self.heard.elapsed() < ALIVE }
+                let alive = self.heard.elapsed() < ALIVE && self.is_open();
+                End::Fenced { address, alive }
             }
         }
+    }
+
+    /// Whether the agent is still there: behind what it said last, its end may lie unread.
+    fn is_open(&mut self) -> bool {
+        for _ in 0..limits::MAX_FRAMES_IN_FLIGHT {
+            match self.inbound.next().now_or_never() {
+                Some(Some(Ok(_))) => {}
+                other => return other.is_none(),
+            }
+        }
+        true
     }
 
     fn in_flight(&self) -> u64 {

@@ -107,6 +107,12 @@ pub(crate) fn make_pki(dir: &Path) {
     folder.issue_agent(("eu-1", "a"), None, now, MONTH).unwrap();
 }
 
+/// The same agent's certificate again, with another key.
+pub(crate) fn issue_again(dir: &Path) {
+    let folder = Folder::open(dir).unwrap();
+    folder.issue_agent(("eu-1", "a"), None, SystemTime::now(), MONTH).unwrap();
+}
+
 pub(crate) fn hello() -> v1::ToCollector {
     use tributary_proto::convert::ToCollector;
     let hello = v1::Hello {
