@@ -1,5 +1,6 @@
 //! Assembles the parts, starts them, and stops them in order: intake first, then mails, then the web.
 
+mod certificates;
 pub(crate) mod files;
 mod settings;
 mod stage;
@@ -14,10 +15,10 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tributary_certs::tls::{ClientTls, ServerTls};
 use tributary_model::sample::Timestamp;
 use tributary_store::Store;
 
+use self::certificates::Certificates;
 use self::files::{Files, StartError};
 use self::settings::{notify_settings, policies, queries, rule_settings, runtime};
 use self::stage::{Signals, Stage, Wish};
@@ -30,12 +31,12 @@ use crate::facts::AppFacts;
 use crate::host::Host;
 use crate::ingest::metrics::IngestMetrics;
 use crate::ingest::policy::Policies;
-use crate::ingest::trust::{Terms, Trust};
 use crate::ingest::{self, Ingest};
 use crate::local::Writer;
 use crate::metrics::{self, ProcessMetrics};
 use crate::notify::{self, Notifier};
 use crate::own::OwnMetrics;
+use crate::pki::credentials::Credentials;
 use crate::rules;
 use crate::rules::engine::Engine;
 use crate::scrape::Scraper;
@@ -80,8 +81,7 @@ struct Running {
 
 /// What a reload replaces.
 struct Reloadable {
-    tls: Arc<ServerTls>,
-    client_tls: Arc<ClientTls>,
+    credentials: Arc<Credentials>,
     policies: Arc<ArcSwap<Policies>>,
     port: Arc<Port>,
     alerting: Option<Arc<tokio::sync::watch::Sender<notify::Settings>>>,
@@ -118,26 +118,23 @@ impl Running {
         });
         host.alerts = notifier.as_ref().map(Notifier::sender);
 
-        let tls = Arc::new(ServerTls::new(&files.tls)?);
-        let trust = Trust::new(Terms {
-            trusted: files.tls.bundle().clone(),
-            denied: Arc::default(),
-            leaf: files.tls.certificate().spki_sha256,
-            desired: None,
-        });
-        let ingest = Ingest::new(
+        let certificates = Certificates::new(&config, files.tls, &mut registry)?;
+        let credentials = certificates.credentials.clone();
+        let mut ingest = Ingest::new(
             ingest::Config::new(config.cluster_label.clone(), policies(&config)),
             store.clone(),
-            (Arc::clone(&tls), trust),
+            (credentials.server(), credentials.trust()),
             IngestMetrics::new(&mut registry),
             replayer.into_readers(),
         );
+        certificates.start(&config, &mut ingest, &mut registry, &mut intake);
         let rule_metrics = rules::metrics::Metrics::register(&mut registry);
         let engine = Engine::new(rule_settings(&config), files.rules, host.clone(), rule_metrics);
         let scraper = Scraper::new(&config.scrape, host.clone());
         let runtime = Arc::new(Mutex::new(runtime(&config, started.into())));
         let facts = AppFacts {
             registry: ingest.registry(),
+            trust: credentials.trust(),
             store: store.clone(),
             rules: engine.clone(),
             scraper: scraper.shown(),
@@ -157,11 +154,9 @@ impl Running {
         };
         let pages = admin::router(admin).merge(api::router(api));
 
-        let client_tls = Arc::new(ClientTls::new(&files.tls)?);
-        let dialler = ingest.dialler(Arc::clone(&client_tls), config.dial.clone());
+        let dialler = ingest.dialler(credentials.client(), config.dial.clone());
         let reloadable = Reloadable {
-            tls,
-            client_tls,
+            credentials,
             policies: ingest.policies(),
             port: Arc::clone(&files.port),
             alerting: notifier.as_ref().map(Notifier::settings),
@@ -231,8 +226,7 @@ impl Running {
         let config = Config::load(&self.config.file, std::env::vars())?;
         let files = Files::read(&config)?;
         let in_force = &self.reloadable;
-        in_force.tls.replace(&files.tls)?;
-        in_force.client_tls.replace(&files.tls)?;
+        in_force.credentials.replace(config.ingest.tls.clone(), files.tls)?;
         in_force.port.reload()?;
         in_force.policies.store(Arc::new(policies(&config)));
         let settings = notify_settings(&config, files.alerting);

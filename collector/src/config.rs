@@ -259,6 +259,8 @@ mod tests {
         let pki = load(&format!("{TLS}pki: {{ dir: pki }}\n"), &[]).unwrap().pki.unwrap();
         assert!(pki.dir.is_absolute() && pki.enrol);
         assert_eq!(pki.leaf_lifetime, duration::parse("30d").unwrap());
+        let own = load("pki: { dir: pki }", &[]).unwrap();
+        assert!(own.ingest.tls.key_file.ends_with("pki/collector/tls.key"));
     }
 
     #[test]

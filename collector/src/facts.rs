@@ -11,6 +11,7 @@ use tributary_store::{ClusterSummary, Store};
 use crate::api::view::{self, Facts};
 use crate::host::Host;
 use crate::ingest::registry::{AgentStatus, Registry};
+use crate::ingest::trust::{KeyHash, Trust};
 use crate::rules::alerting::State;
 use crate::rules::engine::Engine;
 use crate::rules::status::{AlertStatus, GroupStatus, Health, RuleStatus};
@@ -20,6 +21,8 @@ use crate::scrape::Shown;
 pub struct AppFacts {
     /// Agents that are or were connected.
     pub registry: Registry,
+    /// What agents should trust.
+    pub trust: Trust,
     /// Series and counters of clusters.
     pub store: Store,
     /// Rule groups.
@@ -43,14 +46,16 @@ impl Facts for AppFacts {
             agents.entry(agent.cluster.to_string()).or_default().push(agent);
         }
         let stored = self.store.clusters();
+        let terms = self.trust.terms();
+        let bundle = terms.desired.as_ref().map(|desired| desired.bundle.digest());
         let mut clusters: Vec<view::Cluster> = stored
             .into_iter()
             .map(|summary| {
                 let agents = agents.remove(summary.cluster.as_str()).unwrap_or_default();
-                cluster(summary.cluster.as_str(), Some(&summary), &agents)
+                cluster(summary.cluster.as_str(), Some(&summary), &agents, bundle)
             })
             .collect();
-        clusters.extend(agents.iter().map(|(name, agents)| cluster(name, None, agents)));
+        clusters.extend(agents.iter().map(|(name, agents)| cluster(name, None, agents, bundle)));
         clusters.sort_by(|a, b| a.name.cmp(&b.name));
         clusters
     }
@@ -68,7 +73,12 @@ impl Facts for AppFacts {
     }
 }
 
-fn cluster(name: &str, summary: Option<&ClusterSummary>, agents: &[AgentStatus]) -> view::Cluster {
+fn cluster(
+    name: &str,
+    summary: Option<&ClusterSummary>,
+    agents: &[AgentStatus],
+    bundle: Option<KeyHash>,
+) -> view::Cluster {
     let mut refused = BTreeMap::new();
     let streams = summary.map(|s| s.streams.as_slice()).unwrap_or_default();
     for (reason, count) in streams.iter().flat_map(|stream| stream.refused) {
@@ -85,12 +95,14 @@ fn cluster(name: &str, summary: Option<&ClusterSummary>, agents: &[AgentStatus])
         samples: streams.iter().map(|stream| stream.stored).sum(),
         samples_per_second: agents.iter().map(|agent| agent.samples_per_second).sum(),
         refused,
-        agents: agents.iter().map(agent).collect(),
+        agents: agents.iter().map(|status| agent(status, bundle)).collect(),
     }
 }
 
-fn agent(status: &AgentStatus) -> view::Agent {
+/// `bundle` names the authorities that it should trust.
+fn agent(status: &AgentStatus, bundle: Option<KeyHash>) -> view::Agent {
     let connection = status.connection.as_ref();
+    let trust = status.trust.as_ref();
     view::Agent {
         instance: status.instance.clone(),
         connected: connection.is_some(),
@@ -107,6 +119,14 @@ fn agent(status: &AgentStatus) -> view::Agent {
         certificate_serial: connection.map(|c| c.serial.clone()).unwrap_or_default(),
         certificate_issuer: connection.map(|c| c.issuer.clone()).unwrap_or_default(),
         certificate_until: connection.map(|c| Timestamp::from(c.not_after)),
+        bundle: match trust.map(|trust| trust.bundle_sha256).zip(bundle) {
+            Some((has, should)) if has == should => view::BundleState::Current,
+            Some(_) => view::BundleState::Other,
+            None => view::BundleState::Unknown,
+        },
+        renewable: trust.map(|trust| trust.renewable),
+        trust_error: trust.map(|trust| trust.error.clone()).unwrap_or_default(),
+        last_seen: status.last_seen.map(Timestamp::from),
         reason: status.ended.clone().unwrap_or_default(),
     }
 }

@@ -286,8 +286,30 @@ pub struct Agent {
     /// When its certificate ends.
     #[serde(serialize_with = "time", skip_serializing_if = "Option::is_none")]
     pub certificate_until: Option<Timestamp>,
+    /// Whether it trusts the authorities that it should.
+    pub bundle: BundleState,
+    /// Whether it can renew its certificate itself; nothing if it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewable: Option<bool>,
+    /// Why it could not put the last bundle or certificate in force; empty if it could.
+    pub trust_error: String,
+    /// When it was heard of last.
+    #[serde(serialize_with = "time", skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
     /// Why it is not connected, if that is known; empty otherwise.
     pub reason: String,
+}
+
+/// The authorities that an agent trusts, beside those it should trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BundleState {
+    /// The same.
+    Current,
+    /// Others.
+    Other,
+    /// It does not say, or it is nobody's affair here: there is no PKI folder.
+    Unknown,
 }
 
 /// How the process is doing.

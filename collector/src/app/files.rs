@@ -1,14 +1,18 @@
 //! What is read from files before a port is bound, and why a start may fail.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use tributary_certs::tls::{Material, TlsError};
+use tributary_certs::bundle::{self, BundleError, COLLECTOR, Folder};
+use tributary_certs::state::{State, StateError};
+use tributary_certs::tls::{self, Material, TlsError};
 use tributary_model::diagnostic::Diagnostic;
 
 use super::settings::rule_settings;
 use crate::api::serve::Port;
-use crate::config::Config;
+use crate::config::{Config, Pki};
 use crate::rules::engine::RulesError;
 use crate::{notify, rules};
 
@@ -28,6 +32,24 @@ pub enum StartError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The PKI folder cannot be used.
+    #[error("pki.dir: {0}")]
+    Folder(#[from] BundleError),
+    /// What the PKI folder remembers cannot be read, and with it who is denied.
+    #[error("pki.dir: {0}")]
+    State(#[from] StateError),
+    /// A rotation would replace a certificate that nobody uses.
+    #[error(
+        "ingest.tls names {}, but rotations replace {}\n  = help: with pki.dir, leave ingest.tls out",
+        named.display(),
+        own.display()
+    )]
+    OtherCertificate {
+        /// In the configuration.
+        named: PathBuf,
+        /// In the PKI folder.
+        own: PathBuf,
+    },
     /// A file that people write is wrong.
     #[error(transparent)]
     File(#[from] Box<Diagnostic>),
@@ -63,6 +85,7 @@ impl Files {
     /// Reads everything that `config` names.
     pub fn read(config: &Config) -> Result<Self, StartError> {
         let alerting = config.alerting.config_file.as_deref();
+        config.pki.as_ref().map_or(Ok(()), |pki| check_folder(pki, &config.ingest.tls))?;
         Ok(Self {
             tls: Material::load(&config.ingest.tls)?,
             port: Arc::new(Port::load(config.web.config_file.as_deref())?),
@@ -70,4 +93,28 @@ impl Files {
             rules: rules::engine::load(&config.rules, &rule_settings(config))?,
         })
     }
+}
+
+/// Whether the folder can be worked with, and holds the collector's own certificate.
+fn check_folder(pki: &Pki, named: &tls::Files) -> Result<(), StartError> {
+    Folder::open(&pki.dir)?;
+    State::read(&pki.dir)?;
+    let own = bundle::files(&pki.dir.join(COLLECTOR));
+    let pairs = [
+        (&named.cert_file, &own.cert_file),
+        (&named.key_file, &own.key_file),
+        (&named.ca_file, &own.ca_file),
+    ];
+    for (named, own) in pairs {
+        // A file that is not there is named better by whoever reads it.
+        let same = match (fs::canonicalize(named), fs::canonicalize(own)) {
+            (Ok(named), Ok(own)) => named == own,
+            _ => true,
+        };
+        if !same {
+            let (named, own) = (named.clone(), own.clone());
+            return Err(StartError::OtherCertificate { named, own });
+        }
+    }
+    Ok(())
 }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tributary_certs::bundle;
+use tributary_certs::tls::Files;
 use tributary_model::cluster::ClusterName;
 use tributary_model::duration;
 use tributary_model::label::is_legacy_label_name;
@@ -47,6 +49,7 @@ impl Door {
         let local =
             raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
         let retention = self.duration("storage.retention", &raw.storage.retention)?;
+        let pki = self.pki(raw.pki)?;
         Ok(Config {
             file: PathBuf::new(),
             cluster_label: raw.cluster_label,
@@ -54,9 +57,9 @@ impl Door {
             storage: Storage { path: self.path(raw.storage.path), retention },
             ingest: Ingest {
                 listen: self.address("ingest.listen", &raw.ingest.listen)?,
-                tls: self.tls(raw.ingest.tls)?,
+                tls: self.tls(raw.ingest.tls, pki.as_ref())?,
             },
-            pki: self.pki(raw.pki)?,
+            pki,
             dial: self.dial(raw.dial)?,
             clusters: self.policies(&raw.clusters, retention)?,
             web: Web {
@@ -76,18 +79,21 @@ impl Door {
         })
     }
 
-    fn tls(&self, raw: RawTls) -> Result<tributary_certs::tls::Files, ConfigError> {
-        let file = |key: &str, path: Option<PathBuf>| match path {
-            Some(path) => Ok(self.path(path)),
-            None => Err(self.fail(
+    /// What is left out is the collector's own in the PKI folder, if there is one.
+    fn tls(&self, raw: RawTls, pki: Option<&Pki>) -> Result<Files, ConfigError> {
+        let own = pki.map(|pki| bundle::files(&pki.dir.join(bundle::COLLECTOR)));
+        let file = |key: &str, path: Option<PathBuf>, own: Option<&PathBuf>| match (path, own) {
+            (Some(path), _) => Ok(self.path(path)),
+            (None, Some(own)) => Ok(own.clone()),
+            (None, None) => Err(self.fail(
                 &format!("ingest.tls.{key}"),
                 "is missing: make one with tributary-certs init --dir pki --host HOST".into(),
             )),
         };
-        Ok(tributary_certs::tls::Files {
-            cert_file: file("cert_file", raw.cert_file)?,
-            key_file: file("key_file", raw.key_file)?,
-            ca_file: file("ca_file", raw.ca_file)?,
+        Ok(Files {
+            cert_file: file("cert_file", raw.cert_file, own.as_ref().map(|own| &own.cert_file))?,
+            key_file: file("key_file", raw.key_file, own.as_ref().map(|own| &own.key_file))?,
+            ca_file: file("ca_file", raw.ca_file, own.as_ref().map(|own| &own.ca_file))?,
         })
     }
 

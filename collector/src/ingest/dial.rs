@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use rand::Rng;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 use tracing::warn;
-use tributary_certs::tls::{ClientTls, Expect, HandshakeError, Peer, PeerStream};
+use tributary_certs::tls::{ClientTls, Expect, HandshakeError, Peer};
 use tributary_model::cluster::ClusterName;
 use tributary_proto::convert::ToAgent;
 use tributary_proto::limits::MAX_MESSAGE_BYTES;
@@ -244,7 +245,10 @@ fn last_word(message: Result<v1::ToAgent, Status>) -> v1::ToAgent {
 }
 
 /// HTTP/2 over a connection that is there already. It is given out once: when it breaks, the session ends.
-async fn channel(stream: PeerStream) -> Result<Channel, tonic::transport::Error> {
+pub(super) async fn channel<S>(stream: S) -> Result<Channel, tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let stream = Arc::new(Mutex::new(Some(stream)));
     let connector = tower::service_fn(move |_: Uri| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();

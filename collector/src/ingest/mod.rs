@@ -1,6 +1,7 @@
 //! Takes frames from agents: identity, checks, journal, acknowledgement.
 
 pub(crate) mod dial;
+pub(crate) mod enrol;
 pub(crate) mod gate;
 pub(crate) mod link;
 pub(crate) mod metrics;
@@ -11,6 +12,7 @@ pub(crate) mod session;
 pub(crate) mod stream;
 pub(crate) mod streams;
 pub(crate) mod trust;
+pub(crate) mod visits;
 
 #[cfg(test)]
 pub(crate) mod testing;

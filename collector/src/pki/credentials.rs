@@ -32,8 +32,7 @@ pub(crate) struct Credentials {
 
 struct State {
     files: Files,
-    /// Only taken out while it is replaced.
-    material: Option<Material>,
+    material: Material,
     /// Of the files as they were put in force.
     contents: [KeyHash; 3],
     denied: Arc<HashSet<KeyHash>>,
@@ -56,7 +55,7 @@ impl Credentials {
         let state = State {
             contents: contents(&files),
             files,
-            material: Some(material),
+            material,
             denied: Arc::default(),
             desired: None,
             refused: None,
@@ -80,13 +79,13 @@ impl Credentials {
     }
 
     /// What the certificate in force says.
-    pub(crate) fn certificate(&self) -> Option<Certificate> {
-        self.lock().material.as_ref().map(|material| material.certificate().clone())
+    pub(crate) fn certificate(&self) -> Certificate {
+        self.lock().material.certificate().clone()
     }
 
     /// The authority that the certificate in force chains to.
-    pub(crate) fn authority(&self) -> Option<KeyHash> {
-        self.lock().material.as_ref().map(Material::authority)
+    pub(crate) fn authority(&self) -> KeyHash {
+        self.lock().material.authority()
     }
 
     /// Puts other material in force, which was read from `files`.
@@ -112,10 +111,8 @@ impl Credentials {
         } else if same {
             return Ok(());
         }
-        match state.material.take() {
-            Some(material) => self.put(&mut state, material),
-            None => Ok(()),
-        }
+        let material = state.material.clone();
+        self.put(&mut state, material)
     }
 
     /// Follows the files until `stop`.
@@ -171,7 +168,7 @@ impl Credentials {
         self.server.replace(&material)?;
         self.client.replace(&material)?;
         self.trust.publish(terms(&material, &state.denied, state.desired.clone()));
-        state.material = Some(material);
+        state.material = material;
         Ok(())
     }
 
@@ -180,11 +177,7 @@ impl Credentials {
     }
 }
 
-fn terms(
-    material: &Material,
-    denied: &Arc<HashSet<KeyHash>>,
-    desired: Option<Desired>,
-) -> Terms {
+fn terms(material: &Material, denied: &Arc<HashSet<KeyHash>>, desired: Option<Desired>) -> Terms {
     Terms {
         trusted: material.bundle().clone(),
         denied: denied.clone(),

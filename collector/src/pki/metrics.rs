@@ -4,6 +4,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tributary_certs::rotate::Past;
+use tributary_certs::state::How;
 
 /// Metrics of certificates. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +15,7 @@ pub(crate) struct PkiMetrics {
     /// Requests for a first certificate that were refused, by reason.
     pub(crate) enrolments_refused: Family<Reason, Counter>,
     /// Certificates issued, by how they were asked for.
-    pub(crate) certificates_issued: Family<How, Counter>,
+    pub(crate) certificates_issued: Family<Way, Counter>,
     /// Renewals that were refused.
     pub(crate) renewals_refused: Counter,
     /// Rotations that ended, by kind and result.
@@ -30,14 +32,14 @@ pub(crate) struct Reason {
 
 /// How a certificate was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct How {
+pub(crate) struct Way {
     how: &'static str,
 }
 
 /// A rotation that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Rotation {
-    kind: String,
+    kind: &'static str,
     result: &'static str,
 }
 
@@ -76,12 +78,13 @@ impl PkiMetrics {
     }
 
     /// Counts a certificate.
-    pub(crate) fn issued(&self, how: &'static str) {
-        self.certificates_issued.get_or_create(&How { how }).inc();
+    pub(crate) fn issued(&self, how: How) {
+        self.certificates_issued.get_or_create(&Way { how: how.as_str() }).inc();
     }
 
-    /// Counts a rotation.
-    pub(crate) fn rotated(&self, kind: String, result: &'static str) {
+    /// Counts a rotation that ended.
+    pub(crate) fn rotated(&self, past: &Past) {
+        let (kind, result) = (past.kind.as_str(), past.result.as_str());
         self.rotations.get_or_create(&Rotation { kind, result }).inc();
     }
 }

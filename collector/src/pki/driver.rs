@@ -1,0 +1,175 @@
+//! Carries out what the PKI folder's state says: rotations step by step, revocations, and the renewal of the
+//! collector's own certificate.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rand::Rng;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tributary_certs::authority::CLOCK_SKEW;
+use tributary_certs::bundle::Folder;
+use tributary_certs::certificate::{Certificate, utc};
+use tributary_certs::rotate::{self, Fleet, Past, Policy};
+use tributary_certs::state::{How, Stamp, State};
+
+use super::credentials::Credentials;
+use super::metrics::PkiMetrics;
+use super::signer::Turn;
+use crate::ingest::registry::Registry;
+
+/// How often the state is looked at. A revocation holds after this.
+const LOOK: Duration = Duration::from_millis(200);
+/// The folder is looked at after this long even if its state did not change: people move files.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// After a renewal of the collector's own certificate failed.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Works on the folder as its state asks.
+pub(crate) struct Driver {
+    dir: PathBuf,
+    policy: Policy,
+    credentials: Arc<Credentials>,
+    registry: Registry,
+    metrics: PkiMetrics,
+    turn: Turn,
+    /// The state as it was carried out to the end, and until when that is believed.
+    settled: Option<(Option<Stamp>, SystemTime)>,
+    /// The last rotation that ended, as of the last look.
+    counted: Option<Option<Past>>,
+    /// The serial number of the collector's own certificate, and when it is renewed.
+    renewal: Option<(String, SystemTime)>,
+    /// What was last said to be wrong, so that it is said once.
+    fault: String,
+}
+
+impl Driver {
+    /// Works on `dir`, for the agents in `registry`.
+    pub(crate) fn new(
+        dir: PathBuf,
+        leaf_lifetime: Duration,
+        credentials: Arc<Credentials>,
+        registry: Registry,
+        (metrics, turn): (PkiMetrics, Turn),
+    ) -> Self {
+        Self {
+            dir,
+            policy: Policy { leaf_lifetime },
+            credentials,
+            registry,
+            metrics,
+            turn,
+            settled: None,
+            counted: None,
+            renewal: None,
+            fault: String::new(),
+        }
+    }
+
+    /// Works until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let worked = tokio::task::spawn_blocking(move || {
+                self.work(SystemTime::now());
+                self
+            });
+            match worked.await {
+                Ok(driver) => self = driver,
+                Err(error) => {
+                    tracing::error!(%error, "the work on the PKI folder ended");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Does what there is to do; what is wrong with the folder is said once and tried again. Blocks.
+    pub(crate) fn work(&mut self, now: SystemTime) {
+        let fault = match self.advance(now).and_then(|()| self.renew(now)) {
+            Ok(()) => String::new(),
+            Err(error) => format!("{error:#}"),
+        };
+        if fault != self.fault && !fault.is_empty() {
+            tracing::error!(error = fault, dir = %self.dir.display(), "working on the PKI folder failed");
+        }
+        self.fault = fault;
+    }
+
+    /// One look at the state, and at most one transition of a rotation.
+    fn advance(&mut self, now: SystemTime) -> anyhow::Result<()> {
+        // Read before the state: what changes from here on is seen the next time.
+        let stamp = State::stamp(&self.dir);
+        if self.settled.is_some_and(|(then, until)| then == stamp && now < until) {
+            return Ok(());
+        }
+        self.settled = None;
+        let state = self.carry_on(now)?;
+        self.count(&state);
+        if state.rotation.is_none() {
+            self.settled = Some((stamp, now + LOOK_AGAIN));
+        }
+        Ok(())
+    }
+
+    /// Brings folder, credentials and live streams in line; returns the state as it is then.
+    fn carry_on(&self, now: SystemTime) -> anyhow::Result<State> {
+        let _turn = self.turn.take();
+        let fleet = Fleet {
+            agents: self.registry.fleet(),
+            collector_authority: self.credentials.authority(),
+        };
+        let advanced = rotate::advance(&self.dir, &fleet, &self.policy, now)?;
+        let step = advanced.step.map_or("none", rotate::Step::as_str);
+        for note in &advanced.note {
+            tracing::info!(step, "{note}");
+        }
+        let state = State::read(&self.dir)?;
+        self.credentials.look();
+        self.credentials.govern(state.denied_keys(), advanced.desired)?;
+        Ok(state)
+    }
+
+    /// Counts the rotations that ended since the last look.
+    fn count(&mut self, state: &State) {
+        let newest = state.history.last().cloned();
+        if let Some(counted) = &self.counted {
+            let new = state.history.iter().rev().take_while(|past| Some(*past) != counted.as_ref());
+            new.for_each(|past| self.metrics.rotated(past));
+        }
+        self.counted = Some(newest);
+    }
+
+    /// Renews the collector's own certificate around half of its life.
+    fn renew(&mut self, now: SystemTime) -> anyhow::Result<()> {
+        let certificate = self.credentials.certificate();
+        let at = match &self.renewal {
+            Some((serial, at)) if *serial == certificate.serial => *at,
+            _ => half_life(&certificate, rand::rng().random_range(0.9..1.1)),
+        };
+        let due = now >= at;
+        self.renewal = Some((certificate.serial, if due { now + RETRY } else { at }));
+        if !due {
+            return Ok(());
+        }
+        let _turn = self.turn.take();
+        let folder = Folder::open(&self.dir)?;
+        let written = folder.renew_collector(now, self.policy.leaf_lifetime)?;
+        self.metrics.issued(How::Renewal);
+        tracing::info!(
+            until = utc(written.certificate.not_after),
+            "the collector's own certificate was renewed"
+        );
+        self.credentials.look();
+        Ok(())
+    }
+}
+
+/// The middle of a certificate's life, times `jitter`. It was made some minutes after it became valid.
+fn half_life(certificate: &Certificate, jitter: f64) -> SystemTime {
+    let made = certificate.not_before + CLOCK_SKEW;
+    let life = certificate.not_after.duration_since(made).unwrap_or_default();
+    made + (life / 2).mul_f64(jitter)
+}
