@@ -143,8 +143,17 @@ impl Folder {
 
     /// The authorities to trust: those of the collector, and the one that signs. Two while a rotation goes on.
     pub fn bundle(&self) -> Result<Bundle, BundleError> {
-        let own = self.own_bundle()?;
-        let path = self.dir.join(COLLECTOR).join(CA_CERT);
+        Self::trusted(&self.dir)
+    }
+
+    /// The same without the authority's key.
+    pub fn trusted(dir: &Path) -> Result<Bundle, BundleError> {
+        let path = dir.join(CA_CERT);
+        if !path.exists() {
+            return Err(BundleError::NoAuthority { dir: dir.to_owned() });
+        }
+        let own = Bundle::read(&path)?;
+        let path = dir.join(COLLECTOR).join(CA_CERT);
         if !path.exists() {
             return Ok(own);
         }
@@ -321,6 +330,12 @@ pub(crate) fn settle(dir: &Path) -> Result<(), BundleError> {
         move_file(&next.join(CA_CERT), &dir.join(CA_CERT))?;
     }
     Ok(())
+}
+
+/// An authority that is somewhere else, for the trust domain of this folder.
+pub fn authority_in(dir: &Path, (cert, key): (&Path, &Path)) -> Result<Authority, BundleError> {
+    let trust_domain = Folder::open(dir)?.authority.trust_domain().to_owned();
+    load_authority(cert, key, Some(&trust_domain))
 }
 
 /// Puts the authority in `next/` in place of the present one.

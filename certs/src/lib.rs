@@ -3,9 +3,11 @@
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod check;
 pub mod digest;
 pub mod enrol;
 pub mod error;
+pub mod export;
 pub mod identity;
 pub mod pair;
 pub mod request;

@@ -53,7 +53,8 @@ pub(crate) fn text(der: &CertificateDer<'_>) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Base64 (RFC 4648) without line breaks.
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {

@@ -7,6 +7,7 @@
 
 mod lack;
 mod plan;
+mod preview;
 mod report;
 mod steps;
 
@@ -20,6 +21,7 @@ use crate::state::{State, StateError};
 use crate::trust::Bundle;
 
 pub use plan::{Hash, Kind, Lack, Outcome, Past, Rotation, Sighting, Step};
+pub use preview::preview;
 pub use report::{json, table};
 
 /// Clocks further apart than this make certificates fail that others find good.

@@ -1,22 +1,25 @@
-//! The state of every certificate in a PKI folder, as a table or as JSON.
+//! The state of every certificate that counts, as a table or as JSON: those in the PKI folder, and those that agents
+//! got over the network.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::bundle::{self, BundleError, CA_CERT, COLLECTOR, LEAF_CERT};
-use crate::certificate::{Certificate, rfc3339, utc};
+use crate::bundle::{self, ARCHIVE, BundleError, CA_CERT, COLLECTOR, LEAF_CERT, NEXT};
+use crate::certificate::{Certificate, hex, rfc3339, utc};
+use crate::state::{IssuedKey, State, name_of};
 use crate::table;
 use crate::tls::Material;
 
 const SERIAL_DIGITS: usize = 8;
 const SUBJECT_CHARS: usize = 24;
 
-/// One certificate of the folder.
+/// One certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// `ca`, `collector` or `agent/<cluster>`.
+    /// `ca`, `next ca`, `collector`, `agent/<cluster>` in the folder, `agent/<cluster>/<instance>` elsewhere.
     pub certificate: String,
     /// The subject's common name.
     pub subject: String,
@@ -34,8 +37,8 @@ pub struct Row {
     pub status: Status,
     /// Why it is not `ok`, and what to do.
     pub note: Option<String>,
-    /// The file.
-    pub file: PathBuf,
+    /// The file; nothing for a certificate that only its agent has.
+    pub file: Option<PathBuf>,
     #[serde(skip)]
     not_after_text: String,
 }
@@ -52,6 +55,10 @@ pub enum Status {
     Expired,
     /// Cannot be used: another authority, another key, damaged.
     Broken,
+    /// On the deny-list.
+    Revoked,
+    /// Its agent has a newer one; this copy is of no use any more.
+    Replaced,
 }
 
 impl Status {
@@ -66,28 +73,45 @@ impl Status {
             Self::ExpiresSoon => "EXPIRES SOON",
             Self::Expired => "EXPIRED",
             Self::Broken => "BROKEN",
+            Self::Revoked => "REVOKED",
+            Self::Replaced => "replaced",
         }
     }
 }
 
-/// Looks at the authority and at every leaf folder: the authority first, then the collector, then the
-/// clusters by name.
+/// Looks at the authorities, at every leaf folder (the collector's first, then the clusters' by name), and at what was
+/// issued to agents that keep their certificates themselves.
 pub fn read(dir: &Path, now: SystemTime) -> Result<Vec<Row>, BundleError> {
     let ca_path = dir.join(CA_CERT);
     if !ca_path.exists() {
         return Err(BundleError::NoAuthority { dir: dir.to_owned() });
     }
-    let authority = bundle::leaf(&ca_path)?;
-    let mut rows = vec![row("ca".to_owned(), &authority, ca_path, now)];
-    for name in bundle::leaf_folders(dir)? {
-        let folder = dir.join(&name);
-        let label = if name == COLLECTOR { name.clone() } else { format!("agent/{name}") };
-        rows.push(leaf_row(label, &folder, now));
+    let state = State::read(dir)?;
+    let mut rows = vec![row("ca".to_owned(), &bundle::leaf(&ca_path)?, ca_path, now)];
+    let next = dir.join(NEXT).join(CA_CERT);
+    match bundle::leaf(&next) {
+        Ok(certificate) => rows.push(row("next ca".to_owned(), &certificate, next, now)),
+        Err(_) if next.exists() => {
+            rows.push(unreadable("next ca".to_owned(), next, "not readable"))
+        }
+        Err(_) => {}
     }
-    for row in &mut rows {
-        let name = row.certificate.trim_start_matches("agent/");
-        if matches!(row.status, Status::ExpiresSoon | Status::Expired) && name != "ca" {
-            row.note = Some(format!("tributary-certs issue {name} --dir {}", dir.display()));
+    let mut shown = Vec::new();
+    for name in bundle::leaf_folders(dir)? {
+        let label = if name == COLLECTOR { name.clone() } else { format!("agent/{name}") };
+        let (row, of) = leaf_row(label, &dir.join(&name), &state, now);
+        let again = format!("tributary-certs issue {name} --dir {}", dir.display());
+        rows.push(with_advice(row, &again));
+        shown.extend(of);
+    }
+    let authorities = authorities(dir);
+    for name in state.issued.keys() {
+        let newest = state.valid_keys(name, now).max_by_key(|key| key.not_after);
+        if let Some(key) = newest.filter(|key| !shown.contains(&key.spki_sha256)) {
+            rows.push(with_advice(
+                issued_row(name, key, &authorities, now),
+                "is the agent running?",
+            ));
         }
     }
     Ok(rows)
@@ -116,26 +140,82 @@ fn cells(row: &Row) -> [String; 7] {
     ]
 }
 
-fn leaf_row(label: String, folder: &Path, now: SystemTime) -> Row {
+/// The row of a leaf folder, and the key that it is about.
+fn leaf_row(
+    label: String,
+    folder: &Path,
+    state: &State,
+    now: SystemTime,
+) -> (Row, Option<[u8; 32]>) {
     let path = folder.join(LEAF_CERT);
     let certificate = match bundle::leaf(&path) {
         Ok(certificate) => certificate,
-        Err(why) => return unreadable(label, path, &why),
+        Err(why) => return (unreadable(label, path, &why.to_string()), None),
     };
     let mut row = row(label, &certificate, path, now);
     let files = bundle::files(folder);
+    if let Some(denied) = state.denied.iter().find(|d| d.spki_sha256 == certificate.spki_sha256) {
+        row.status = Status::Revoked;
+        row.note = Some(denied.why.clone());
+    } else if has_newer(state, &certificate, now) {
+        row.status = Status::Replaced;
+        row.note = Some("the agent has a newer one".to_owned());
     // A key that has been moved to its agent is as it should be; an expired certificate says so already.
-    if row.status != Status::Expired
+    } else if row.status != Status::Expired
         && files.key_file.exists()
         && let Err(why) = Material::load(&files)
     {
         row.status = Status::Broken;
         row.note = Some(why.to_string());
     }
+    (row, Some(certificate.spki_sha256))
+}
+
+fn has_newer(state: &State, certificate: &Certificate, now: SystemTime) -> bool {
+    let identity = certificate.uris.first().and_then(|uri| uri.parse().ok());
+    let name = identity.as_ref().map(name_of).unwrap_or_default();
+    let mut known = state.valid_keys(&name, now);
+    known.any(|key| {
+        key.not_before > certificate.not_before && key.spki_sha256 != certificate.spki_sha256
+    })
+}
+
+fn issued_row(
+    name: &str,
+    key: &IssuedKey,
+    authorities: &BTreeMap<[u8; 32], String>,
+    now: SystemTime,
+) -> Row {
+    let known = authorities.get(&key.authority).cloned();
+    let facts = Facts {
+        subject: name.split('/').next().unwrap_or(name).to_owned(),
+        identity: None,
+        serial: key.serial.clone(),
+        issuer: known.unwrap_or_else(|| shorten(&hex(&key.authority), SERIAL_DIGITS)),
+        period: (key.not_before, key.not_after),
+    };
+    let label =
+        if name.starts_with("collector/") { name.to_owned() } else { format!("agent/{name}") };
+    of_facts(label, facts, None, now)
+}
+
+/// The names of all authorities that are known here, those that were among them.
+fn authorities(dir: &Path) -> BTreeMap<[u8; 32], String> {
+    let archived = std::fs::read_dir(dir.join(ARCHIVE)).into_iter().flatten().flatten();
+    let files = [dir.join(CA_CERT), dir.join(NEXT).join(CA_CERT)].into_iter();
+    let certificates =
+        files.chain(archived.map(|entry| entry.path())).map(|path| bundle::leaf(&path));
+    certificates.flatten().map(|found| (found.spki_sha256, found.subject)).collect()
+}
+
+fn with_advice(mut row: Row, advice: &str) -> Row {
+    if matches!(row.status, Status::ExpiresSoon | Status::Expired) {
+        row.note = Some(advice.to_owned());
+    }
     row
 }
 
-fn unreadable(label: String, file: PathBuf, why: &BundleError) -> Row {
+fn unreadable(label: String, file: PathBuf, why: &str) -> Row {
     let unknown = || "-".to_owned();
     Row {
         certificate: label,
@@ -147,36 +227,49 @@ fn unreadable(label: String, file: PathBuf, why: &BundleError) -> Row {
         seconds_left: -1,
         issuer: unknown(),
         status: Status::Broken,
-        note: Some(why.to_string()),
-        file,
+        note: Some(why.to_owned()),
+        file: Some(file),
     }
 }
 
 fn row(label: String, certificate: &Certificate, file: PathBuf, now: SystemTime) -> Row {
-    let identity = (!certificate.is_ca).then(|| certificate.uris.first().cloned()).flatten();
-    let seconds_left = signed_seconds(certificate.not_after, now);
-    let life = certificate
-        .not_after
-        .duration_since(certificate.not_before)
-        .map_or(0, |life| i64::try_from(life.as_secs()).unwrap_or(i64::MAX));
+    let self_issued = certificate.is_self_issued();
+    let facts = Facts {
+        subject: certificate.subject.clone(),
+        identity: certificate.uris.first().filter(|_| !certificate.is_ca).cloned(),
+        serial: certificate.serial.clone(),
+        issuer: if self_issued { "self".to_owned() } else { certificate.issuer.clone() },
+        period: (certificate.not_before, certificate.not_after),
+    };
+    of_facts(label, facts, Some(file), now)
+}
+
+/// What is known of a certificate, whether it is at hand or only on record.
+struct Facts {
+    subject: String,
+    identity: Option<String>,
+    serial: String,
+    issuer: String,
+    period: (SystemTime, SystemTime),
+}
+
+fn of_facts(certificate: String, facts: Facts, file: Option<PathBuf>, now: SystemTime) -> Row {
+    let (not_before, not_after) = facts.period;
+    let seconds_left = signed_seconds(not_after, now);
     let status = match seconds_left {
         ..0 => Status::Expired,
-        _ if seconds_left < life / 3 => Status::ExpiresSoon,
+        _ if seconds_left < signed_seconds(not_after, not_before) / 3 => Status::ExpiresSoon,
         _ => Status::Ok,
     };
     Row {
-        certificate: label,
-        subject: certificate.subject.clone(),
-        identity,
-        serial: certificate.serial.clone(),
-        not_after: rfc3339(certificate.not_after),
-        not_after_text: utc(certificate.not_after),
+        certificate,
+        subject: facts.subject,
+        identity: facts.identity,
+        serial: facts.serial,
+        not_after: rfc3339(not_after),
+        not_after_text: utc(not_after),
         seconds_left,
-        issuer: if certificate.is_self_issued() {
-            "self".to_owned()
-        } else {
-            certificate.issuer.clone()
-        },
+        issuer: facts.issuer,
         status,
         note: None,
         file,

@@ -25,6 +25,7 @@ use crate::verify::{self, Party, Side, Verifier};
 pub(crate) use config::{client, dial, finish_client, finish_server, provider, server};
 pub use handshake::HANDSHAKE_TIMEOUT;
 pub(crate) use handshake::{NO_PROTOCOL, explain_tls, in_time};
+pub(crate) use material::check_chain;
 pub use material::{Files, Material};
 pub use stream::{Collector, Encrypted, EnrolStream, Enrolling, Peer, PeerStream};
 pub use web::WebTls;

@@ -147,7 +147,7 @@ impl std::fmt::Debug for Material {
 }
 
 /// A certificate for one side only is checked as that side; which side it serves is decided later.
-fn check_chain(
+pub(crate) fn check_chain(
     certificate: &Certificate,
     chain: &[CertificateDer<'static>],
     bundle: &Bundle,
