@@ -81,8 +81,8 @@ pub(crate) async fn shake(
 /// The collector's side when it is dialled: shows its authority, asks for no certificate.
 pub(crate) fn server_config(material: &Material) -> Result<Arc<ServerConfig>, TlsError> {
     tls::server()
-        .map(|builder| builder.with_no_client_auth())
         .and_then(|builder| {
+            let builder = builder.with_no_client_auth();
             builder.with_single_cert(material.chain_with_authority(), material.key())
         })
         .map(|config| tls::finish_server(config, ALPN))

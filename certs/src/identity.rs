@@ -180,6 +180,8 @@ pub enum InvalidIdentity {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -219,6 +221,20 @@ mod tests {
             "spiffe://td/cluster/a/agent/b#x",
         ] {
             assert!(uri.parse::<Identity>().is_err(), "{uri:?}");
+        }
+    }
+
+    proptest! {
+        /// What is accepted has one spelling, and nothing that a path, a log line or a label could be broken with.
+        #[test]
+        fn what_is_accepted_is_written_the_same(
+            uri in "(spiffe://)?[a-zA-Z0-9./_%\\x00-]{0,20}(/cluster/|/collector/)?[a-z0-9./_-]{0,70}(/agent/)?\\PC{0,8}"
+        ) {
+            if let Ok(identity) = uri.parse::<Identity>() {
+                prop_assert!(uri.split('/').all(|part| part != ".."));
+                prop_assert!(uri.chars().all(|c| c.is_ascii_graphic()));
+                prop_assert_eq!(identity.to_string(), uri);
+            }
         }
     }
 }

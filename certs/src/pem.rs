@@ -91,3 +91,21 @@ pub(crate) fn check_key(
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(bytes in proptest::collection::vec(any::<u8>(), 1..300)) {
+            let der = CertificateDer::from(bytes);
+            let text = text(&der);
+            prop_assert!(text.lines().all(|line| line.len() <= 64));
+            let read = certificates(text.repeat(2).as_bytes(), Path::new("x")).unwrap();
+            prop_assert_eq!(read, [der.clone(), der]);
+        }
+    }
+}

@@ -62,7 +62,7 @@ impl Request {
         Ok(Self { key, names: names(&request), spki_sha256: sha256(spki) })
     }
 
-    /// Whatever it asks to be called: common names, URIs, hosts, addresses, with control characters escaped.
+    /// Whatever it asks to be called: parts of a subject, URIs, hosts, addresses; control characters are escaped.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -75,7 +75,7 @@ impl Request {
 
 fn names(request: &X509CertificationRequest<'_>) -> Vec<String> {
     let subject = &request.certification_request_info.subject;
-    let common = subject.iter_common_name().map(|name| name.as_str().unwrap_or("?").to_owned());
+    let subject = subject.iter_attributes().map(|name| name.as_str().unwrap_or("?").to_owned());
     let extensions = request.requested_extensions().into_iter().flatten();
     let alternative = extensions.flat_map(|extension| match extension {
         ParsedExtension::SubjectAlternativeName(names) => {
@@ -83,7 +83,7 @@ fn names(request: &X509CertificationRequest<'_>) -> Vec<String> {
         }
         _ => Vec::new(),
     });
-    common.chain(alternative).map(|name| name.escape_debug().to_string()).collect()
+    subject.chain(alternative).map(|name| name.escape_debug().to_string()).collect()
 }
 
 fn alternative(name: &GeneralName<'_>) -> String {

@@ -53,6 +53,7 @@ struct ServerParts {
 }
 
 /// Who has come in.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub enum Accepted {
     /// Somebody whose certificate was checked.
     Peer(PeerStream),
@@ -84,7 +85,7 @@ impl ServerTls {
         self
     }
 
-    /// New connections use `material` from now on; running ones go on.
+    /// New connections use `material` from now on; running ones go on. One caller at a time.
     pub fn replace(&self, material: &Material) -> Result<(), TlsError> {
         let next = ServerParts::new(material, self.generation() + 1)?;
         self.current.store(Arc::new(next));
@@ -188,7 +189,7 @@ impl ClientTls {
         self
     }
 
-    /// New connections use `material` from now on; running ones go on.
+    /// New connections use `material` from now on; running ones go on. One caller at a time.
     pub fn replace(&self, material: &Material) -> Result<(), TlsError> {
         let next = ClientParts::new(material, self.generation() + 1)?;
         self.current.store(Arc::new(next));
@@ -279,7 +280,7 @@ impl Ours {
         let certificate = Certificate::parse(leaf).map_err(|_| refused(Refusal::Malformed))?;
         let identity = verify::sole_identity(&certificate).map_err(refused)?;
         let authority = verify::authority_of(chain, &self.bundle, &provider(), side)
-            .map_err(|_| refused(Refusal::UnknownAuthority))?;
+            .map_err(|error| explain_tls(address, &error))?;
         let authority = &authority.certificate;
         let peer = Peer {
             identity,

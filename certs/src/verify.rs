@@ -107,13 +107,15 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         side: Side,
     ) -> Result<(), Error> {
-        for der in intermediates.iter().chain([leaf]) {
-            let certificate = Certificate::parse(der).map_err(|_| refused(Refusal::Malformed))?;
-            if self.denied.contains(&certificate.spki_sha256) {
-                return Err(CertificateError::Revoked.into());
-            }
+        let parse = |der| Certificate::parse(der).map_err(|_| refused(Refusal::Malformed));
+        let certificate = parse(leaf)?;
+        let mut keys = vec![certificate.spki_sha256];
+        for der in intermediates {
+            keys.push(parse(der)?.spki_sha256);
         }
-        let certificate = Certificate::parse(leaf).map_err(|_| refused(Refusal::Malformed))?;
+        if keys.iter().any(|key| self.denied.contains(key)) {
+            return Err(CertificateError::Revoked.into());
+        }
         check_usage(&certificate, side)
             .and_then(|()| check_identity(&certificate, &self.trust_domain, &self.party))
             .map_err(refused)

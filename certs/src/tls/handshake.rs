@@ -29,10 +29,10 @@ pub(crate) async fn in_time<S>(
 
 /// Finds in an I/O error what TLS meant by it.
 fn explain(peer: SocketAddr, error: io::Error) -> HandshakeError {
-    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return HandshakeError::Io { peer, source: error };
-    };
-    explain_tls(peer, tls)
+    match tls_error(&error) {
+        Some(error) => explain_tls(peer, error),
+        None => HandshakeError::Io { peer, source: error },
+    }
 }
 
 pub(crate) fn explain_tls(peer: SocketAddr, error: &rustls::Error) -> HandshakeError {
@@ -46,6 +46,21 @@ pub(crate) fn explain_tls(peer: SocketAddr, error: &rustls::Error) -> HandshakeE
         rustls::Error::NoApplicationProtocol => HandshakeError::Protocol { peer },
         other => HandshakeError::Tls { peer, source: other.clone() },
     }
+}
+
+/// An alert in words. This is how a server refuses our certificate: after the handshake is over on our side.
+pub(crate) fn in_words(error: io::Error) -> io::Error {
+    match tls_error(&error) {
+        Some(rustls::Error::AlertReceived(alert)) => {
+            let words = format!("the peer ended the connection: {}", alert_words(*alert));
+            io::Error::new(error.kind(), words)
+        }
+        _ => error,
+    }
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 fn alert_words(alert: AlertDescription) -> String {

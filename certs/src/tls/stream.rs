@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use super::handshake::in_words;
 use crate::identity::Identity;
 
 /// Who was found at the other end; all of it from the certificate that passed the checks.
@@ -103,7 +104,7 @@ impl<T: Unpin> AsyncRead for Encrypted<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf).map_err(in_words)
     }
 }
 

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{DistinguishedName, Error, ServerConfig};
+use rustls::{DistinguishedName, Error, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -19,7 +19,6 @@ use crate::certificate::Certificate;
 use crate::error::{HandshakeError, Refusal, TlsError};
 use crate::identity::Identity;
 use crate::pem;
-use crate::trust::Bundle;
 use crate::verify::{refused, signatures};
 
 const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -70,8 +69,7 @@ fn config(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerCon
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let roots = Bundle::read(path)?.roots();
-            let chain = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            let chain = WebPkiClientVerifier::builder_with_provider(roots(path)?, provider())
                 .build()
                 .map_err(|why| unusable(Error::General(why.to_string())))?;
             builder.with_client_cert_verifier(Arc::new(People { chain, provider: provider() }))
@@ -80,6 +78,16 @@ fn config(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerCon
     let mut config = builder.with_single_cert(chain, private).map_err(unusable)?;
     config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     Ok(config)
+}
+
+/// As many as there are: an organisation's whole bundle may stand here.
+fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in pem::read_certificates(path)? {
+        let added = roots.add(certificate);
+        added.map_err(|source| TlsError::Unusable { path: path.to_owned(), source })?;
+    }
+    Ok(Arc::new(roots))
 }
 
 /// Accepts every certificate of the bundle but those of agents and collectors: these are for streams, and whoever

@@ -249,10 +249,10 @@ pub(crate) async fn accept_peer(
     server: &ServerTls,
     tcp: TcpStream,
 ) -> Result<PeerStream, HandshakeError> {
-    server.accept(tcp).await.map(|accepted| match accepted {
-        Accepted::Peer(stream) => stream,
-        Accepted::Enrol(stream) => panic!("{} enrols", stream.address()),
-    })
+    match server.accept(tcp).await? {
+        Accepted::Peer(stream) => Ok(stream),
+        Accepted::Enrol(stream) => Err(HandshakeError::Protocol { peer: stream.address() }),
+    }
 }
 
 pub(crate) const CLOCK: &str = "(our clock says NOW; is one of the clocks wrong?)";

@@ -86,6 +86,10 @@ async fn a_denied_key_is_refused_on_both_sides() {
         knock(&server, raw_client(&bad.certificate_pem, &bad.key_pem)).await,
         "peer ADDRESS refused: its certificate is revoked"
     );
+    let client = ClientTls::new(&pki.material(&bad)).unwrap();
+    let (_, dialled) = meet(&server, &client, Expect::Collector).await;
+    let told = dialled.unwrap().read_u8().await.unwrap_err().to_string();
+    assert_eq!(told, "the peer ended the connection: our certificate is revoked");
     let said = knock(&server, raw_client(&good.certificate_pem, &good.key_pem)).await;
     assert_eq!(said, "spiffe://tributary.internal/cluster/eu-1/agent/a");
 
