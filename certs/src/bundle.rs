@@ -328,6 +328,8 @@ pub(crate) fn settle(dir: &Path) -> Result<(), BundleError> {
     let next = dir.join(NEXT);
     if next.join(CA_CERT).exists() && !next.join(CA_KEY).exists() {
         move_file(&next.join(CA_CERT), &dir.join(CA_CERT))?;
+        // Nothing but the folder itself is left, and an empty one is no harm.
+        let _ = fs::remove_dir(&next);
     }
     Ok(())
 }
@@ -366,6 +368,7 @@ pub(crate) fn remove_next(dir: &Path) -> Result<(), BundleError> {
     for name in [CA_CERT, CA_KEY] {
         remove(&dir.join(NEXT).join(name))?;
     }
+    let _ = fs::remove_dir(dir.join(NEXT));
     Ok(())
 }
 

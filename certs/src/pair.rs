@@ -3,11 +3,11 @@
 //! The new key, the new bundle and then the new certificate are written beside the old files, with `.next` at the end
 //! of their names; the certificate's appearance is the commit. After that they are moved into place in the same
 //! order. [`finish`] drops what was not committed and moves what was, so whoever looks next ends what a crash has
-//! interrupted. A lock file beside the key keeps two processes from doing so at once.
+//! interrupted. The lock on the key's folder keeps two processes from
+//! doing so at once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, PUBLIC, SECRET};
@@ -55,10 +55,10 @@ pub fn finish(files: &Files) -> Result<(), TlsError> {
     if !staged(files).iter().any(|(next, _)| next.exists()) {
         return Ok(());
     }
-    match lock(files) {
+    let _lock = lock(files)?;
+    match settle(files) {
         Err(TlsError::Write { source, .. }) if is_read_only(&source) => Ok(()),
-        Err(error) => Err(error),
-        Ok(_lock) => settle(files),
+        settled => settled,
     }
 }
 
@@ -104,16 +104,12 @@ fn settle(files: &Files) -> Result<(), TlsError> {
     Ok(())
 }
 
-/// Waits for other processes; each holds the lock for a few writes only.
+/// The key's folder. Waits for other processes; each holds the lock for a few writes only.
 fn lock(files: &Files) -> Result<File, TlsError> {
-    let path = with_suffix(&files.key_file, ".lock");
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(SECRET)
-        .open(&path)
-        .and_then(|file| file.lock().map(|()| file))
-        .map_err(|source| failed(&path, source))
+    let folder = files.key_file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let locked = File::open(folder).and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| failed(folder, source))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -240,7 +236,7 @@ mod tests {
         install(&files, &new(&issue(&ca), Some(ca.pem()))).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&files.key_file), 0o600);
-        assert_eq!(mode(&with_suffix(&files.key_file, ".lock")), 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing else is left there");
     }
 
     #[test]

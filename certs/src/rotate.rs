@@ -22,7 +22,7 @@ use crate::trust::Bundle;
 
 pub use plan::{Hash, Kind, Lack, Outcome, Past, Rotation, Sighting, Step};
 pub use preview::preview;
-pub use report::{json, table};
+pub use report::{json, plan, rotation_json, table};
 
 /// Clocks further apart than this make certificates fail that others find good.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(120);

@@ -7,14 +7,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::bundle::{self, ARCHIVE, BundleError, CA_CERT, COLLECTOR, LEAF_CERT, NEXT};
+use crate::bundle::{self, ARCHIVE, BundleError, CA_CERT, COLLECTOR, Folder, LEAF_CERT, NEXT};
 use crate::certificate::{Certificate, hex, rfc3339, utc};
 use crate::state::{IssuedKey, State, name_of};
 use crate::table;
-use crate::tls::Material;
+use crate::tls::{Material, Refusal, TlsError};
 
 const SERIAL_DIGITS: usize = 8;
 const SUBJECT_CHARS: usize = 24;
+const UNTRUSTED: &str =
+    "its authority is trusted no more: issue it again, or let its agent enrol again";
 
 /// One certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,13 +107,16 @@ pub fn read(dir: &Path, now: SystemTime) -> Result<Vec<Row>, BundleError> {
         shown.extend(of);
     }
     let authorities = authorities(dir);
+    let trusted = Folder::trusted(dir)?;
     for name in state.issued.keys() {
         let newest = state.valid_keys(name, now).max_by_key(|key| key.not_after);
         if let Some(key) = newest.filter(|key| !shown.contains(&key.spki_sha256)) {
-            rows.push(with_advice(
-                issued_row(name, key, &authorities, now),
-                "is the agent running?",
-            ));
+            let mut row = issued_row(name, key, &authorities, now);
+            if !trusted.contains(&key.authority) {
+                row.status = Status::Broken;
+                row.note = Some(UNTRUSTED.to_owned());
+            }
+            rows.push(with_advice(row, "is the agent running?"));
         }
     }
     Ok(rows)
@@ -166,7 +171,10 @@ fn leaf_row(
         && let Err(why) = Material::load(&files)
     {
         row.status = Status::Broken;
-        row.note = Some(why.to_string());
+        row.note = Some(match why {
+            TlsError::Refused { why: Refusal::UnknownAuthority, .. } => UNTRUSTED.to_owned(),
+            why => why.to_string(),
+        });
     }
     (row, Some(certificate.spki_sha256))
 }

@@ -63,14 +63,14 @@ fn names_that_are_not_clusters_leave_no_trace() {
     let dir = TempDir::new().unwrap();
     let now = SystemTime::now();
     let folder = init(dir.path(), now);
-    for name in ["../x", "EU", "a\0b", "", "a.b", "-a", "collector", "a/b"] {
+    for name in ["../x", "EU", "a\0b", "", "a.b", "-a", "collector", "next", "archive", "a/b"] {
         assert!(folder.issue_agent((name, "agent"), None, now, DAY).is_err(), "{name:?}");
     }
     for instance in ["", "..", "A", "a/b", "a\n"] {
         assert!(folder.issue_agent(("eu-1", instance), None, now, DAY).is_err(), "{instance:?}");
     }
     let entries = fs::read_dir(dir.path()).unwrap().count();
-    assert_eq!(entries, 3, "ca.crt, ca.key, collector");
+    assert_eq!(entries, 5, "ca.crt, ca.key, collector, state.json, state.lock");
 }
 
 #[test]

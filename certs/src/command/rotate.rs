@@ -109,18 +109,19 @@ fn dry_run(
     wish: &Wish,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let state = rotate::preview(dir, wish, SystemTime::now())?;
+    let now = SystemTime::now();
+    let plan = rotate::preview(dir, wish, now)?;
     match output {
-        Output::Table => {
-            write!(out, "{}", rotate::table(&state, SystemTime::now()))?;
-            writeln!(
-                out,
-                "nothing was changed; agents are shown as a collector last noted them down"
-            )?;
+        Output::Table => write!(
+            out,
+            "{}nothing was changed; agents are shown as a collector last noted them down\n",
+            rotate::plan(&plan, now)
+        )?,
+        Output::Json => {
+            writeln!(out, "{}", serde_json::to_string_pretty(&rotate::rotation_json(&plan))?)?;
         }
-        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rotate::json(&state))?)?,
     }
-    let ready = state.rotation.is_none_or(|rotation| rotation.laggards().next().is_none());
+    let ready = plan.laggards().next().is_none();
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(CHECK_FAILED) })
 }
 
@@ -128,8 +129,10 @@ fn dry_run(
 fn emergency(out: &mut dyn Write, dir: &Path, address: Option<&str>) -> anyhow::Result<ExitCode> {
     let policy = Policy { leaf_lifetime: LEAF_LIFETIME };
     let fleet = Fleet { agents: Vec::new(), collector_authority: [0; 32] };
-    while let Some(step) = rotate::advance(dir, &fleet, &policy, SystemTime::now())?.step {
-        writeln!(out, "{:<10} {}", step.as_str(), step.explain())?;
+    while State::read(dir)?.rotation.is_some_and(|rotation| rotation.kind == Kind::Emergency) {
+        for line in rotate::advance(dir, &fleet, &policy, SystemTime::now())?.note {
+            writeln!(out, "{line}")?;
+        }
     }
     let folder = Folder::open(dir)?;
     let authority = folder.authority().certificate();

@@ -5,20 +5,25 @@ use std::time::{Duration, SystemTime};
 
 use super::{Fleet, Kind, Lack, MAX_CLOCK_SKEW, Rotation, Seen, Sighting, Step};
 use crate::state::{State, is_of};
+use crate::trust::Bundle;
 
 /// How often a sighting is written down while nothing else is going on.
 const SIGHTING: Duration = Duration::from_secs(60);
 
 /// Looks at every agent that holds a certificate and at every one that is there, in the light of the present step.
-/// `bundle` is the digest of the bundle that everybody should have.
+/// `bundle` is what everybody should trust; whoever has only certificates of other authorities was left behind before.
 pub(super) fn survey(
     rotation: &Rotation,
     state: &State,
-    (fleet, bundle): (&Fleet, [u8; 32]),
+    (fleet, bundle): (&Fleet, &Bundle),
     now: SystemTime,
 ) -> BTreeMap<String, Lack> {
+    let digest = bundle.digest();
+    let is_trusted =
+        |name: &&str| state.valid_keys(name, now).any(|key| bundle.contains(&key.authority));
+    let holders = state.agents(now).filter(is_trusted);
     let mut agents: BTreeMap<String, Option<&Seen>> =
-        state.agents(now).map(|name| (name.to_owned(), None)).collect();
+        holders.map(|name| (name.to_owned(), None)).collect();
     for seen in &fleet.agents {
         let denied = seen.leaf_spki.is_some_and(|key| state.is_denied(&key));
         if seen.connected && !denied || agents.contains_key(&seen.identity) {
@@ -39,7 +44,7 @@ pub(super) fn survey(
             last_seen: last_seen.filter(|_| !connected),
             proven,
             skipped: rotation.is_skipped(&name),
-            lacks: lacks(rotation, seen.filter(|seen| seen.connected), bundle, proven),
+            lacks: lacks(rotation, seen.filter(|seen| seen.connected), digest, proven),
         };
         (name, lack)
     };

@@ -10,14 +10,13 @@ use crate::state::State;
 /// A sighting this young means that the agent is there: they are written down once a minute.
 const FRESH: Duration = Duration::from_secs(150);
 
-/// The state as it would be right after the plan is written; nothing is changed. A rotation that is going on is shown
-/// as it is.
-pub fn preview(dir: &Path, wish: &Wish, now: SystemTime) -> Result<State, RotateError> {
+/// The plan as it would be written, and how ready everybody is; nothing is changed.
+pub fn preview(dir: &Path, wish: &Wish, now: SystemTime) -> Result<Rotation, RotateError> {
     let folder = Folder::open(dir)?;
-    let mut state = State::read(dir)?;
+    let state = State::read(dir)?;
     check_names(&state, dir, wish.skip.iter().chain(&wish.targets))?;
-    if state.rotation.is_some() {
-        return Ok(state);
+    if let Some(running) = &state.rotation {
+        return Err(RotateError::Busy { kind: running.kind, step: running.step });
     }
     let mut rotation = Rotation::begin(wish, folder.authority().certificate(), now);
     let agents = state.seen.iter().map(|(name, sighting)| Seen {
@@ -34,8 +33,7 @@ pub fn preview(dir: &Path, wish: &Wish, now: SystemTime) -> Result<State, Rotate
     });
     let authority = folder.authority().certificate().spki_sha256;
     let fleet = Fleet { agents: agents.collect(), collector_authority: authority };
-    let bundle = folder.bundle()?.digest();
-    rotation.agents = lack::survey(&rotation, &state, (&fleet, bundle), now);
-    state.rotation = Some(rotation);
-    Ok(state)
+    let bundle = folder.bundle()?;
+    rotation.agents = lack::survey(&rotation, &state, (&fleet, &bundle), now);
+    Ok(rotation)
 }

@@ -116,8 +116,8 @@ pub(super) fn publish(dir: &Path, bundle: &Bundle) -> Result<(), RotateError> {
 
 impl Work<'_> {
     fn survey(&mut self, fleet: &Fleet) -> Result<(), RotateError> {
-        let bundle = self.folder.bundle()?.digest();
-        self.rotation.agents = lack::survey(&self.rotation, self.state, (fleet, bundle), self.now);
+        let bundle = self.folder.bundle()?;
+        self.rotation.agents = lack::survey(&self.rotation, self.state, (fleet, &bundle), self.now);
         Ok(())
     }
 

@@ -248,7 +248,7 @@ fn an_agent_that_is_away_is_named_and_waited_for() {
     assert_eq!(desired(world.path()).unwrap().bundle.len(), 2);
     let table = table(&world.state(), world.now);
     assert!(table.contains("us-1/agent  last seen"), "{table}");
-    assert!(table.contains("LACKS: is not connected"), "{table}");
+    assert!(table.contains("ago  is not connected"), "{table}");
 
     world.agent("us-1/agent").connected = true;
     assert_eq!(world.run(), Some(Step::Done));
