@@ -228,7 +228,7 @@ mod tests {
         /// What is accepted has one spelling, and nothing that a path, a log line or a label could be broken with.
         #[test]
         fn what_is_accepted_is_written_the_same(
-            uri in "(spiffe://)?[a-zA-Z0-9./_%\\x00-]{0,20}(/cluster/|/collector/)?[a-z0-9./_-]{0,70}(/agent/)?\\PC{0,8}"
+            uri in "spiffe://[a-z.]{1,4}(/cluster/[a-zA-Z0-9-]{1,4}/agent/[a-z0-9._-]{1,4}|/collector/[a-z0-9.-]{1,4})[/.]?\\PC?"
         ) {
             if let Ok(identity) = uri.parse::<Identity>() {
                 prop_assert!(uri.split('/').all(|part| part != ".."));

@@ -3,8 +3,7 @@
 //! The new key, the new bundle and then the new certificate are written beside the old files, with `.next` at the end
 //! of their names; the certificate's appearance is the commit. After that they are moved into place in the same
 //! order. [`finish`] drops what was not committed and moves what was, so whoever looks next ends what a crash has
-//! interrupted. The lock on the key's folder keeps two processes from
-//! doing so at once.
+//! interrupted. A lock on the key's folder keeps two processes from doing so at once.
 
 use std::fs::{self, File};
 use std::io;
