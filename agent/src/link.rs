@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use hyper_util::rt::TokioIo;
 use rand::Rng as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -147,7 +148,10 @@ struct Attempt {
 }
 
 /// HTTP/2 over a connection that is there already. It is given out once: when it breaks, the session ends.
-fn channel(stream: PeerStream) -> Channel {
+pub(crate) fn channel<T>(stream: T) -> Channel
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     // The scheme is http because gRPC must not look for TLS of its own below the stream, which is TLS already.
     let origin = http::Uri::from_static("https://collector.tributary.internal");
     let stream = Arc::new(Mutex::new(Some(stream)));
@@ -165,11 +169,17 @@ fn channel(stream: PeerStream) -> Channel {
 
 async fn dial(address: &str, tls: &ClientTls) -> Result<PeerStream, SessionError> {
     let fail = |source| SessionError::Connect { address: address.to_owned(), source };
-    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-    let tcp = tcp.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connecting took too long"));
-    let tcp = tcp.flatten().map_err(fail)?;
-    tcp.set_nodelay(true).map_err(fail)?;
+    let tcp = connect(address).await.map_err(fail)?;
     Ok(tls.connect(tcp, Expect::Collector).await?)
+}
+
+/// TCP to `host:port`; small messages do not wait for more.
+pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
+    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "connecting took too long");
+    let tcp = tcp.unwrap_or_else(|_| Err(late()))?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 /// The wait before the next attempt.

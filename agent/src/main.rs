@@ -5,8 +5,10 @@ mod allow;
 mod app;
 mod ask;
 mod config;
+mod connection;
 mod credentials;
 mod handover;
+mod join;
 mod link;
 mod log;
 mod metrics;
@@ -34,7 +36,7 @@ use config::Config;
 #[command(
     name = "tributary-agent",
     version,
-    after_help = "Begin with:\n  tributary-certs issue eu-1 --dir pki                      a certificate for the cluster\n  \
+    after_help = "Begin with:\n  tributary-agent join https://… --token …                  a certificate; the collector prints the command\n  \
                   tributary-agent allowlist preview --prometheus http://127.0.0.1:9090\n  \
                   tributary-agent check --config.file=agent.yml             is everything right?\n  \
                   tributary-agent run --config.file=agent.yml"
@@ -60,6 +62,13 @@ enum Command {
         #[arg(long = "log.format", default_value = "logfmt", value_name = "FORMAT")]
         log_format: log::Format,
     },
+    /// Get the first certificate: run once what `tributary-collector clusters add` prints.
+    ///
+    /// Makes a key, lets the collector sign it for the token, and keeps key, certificate and authorities in a folder.
+    /// The key never leaves this machine, and restarts never need the token again. Does nothing if the folder holds a
+    /// good certificate already. Exit code 1: refused; 2: wrong usage; 3: cannot connect.
+    #[command(after_help = join::EXAMPLES)]
+    Join(join::Args),
     /// Check configuration, certificate and allowlist, and say what is wrong. Starts nothing.
     Check {
         #[command(flatten)]
@@ -127,6 +136,7 @@ fn work(command: Command) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(app::run(checked))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Join(args) => runtime()?.block_on(join::command(args)),
         Command::Check { file } => {
             let checked = load(&file)?;
             let mut out = std::io::stdout();

@@ -3,24 +3,22 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
-use tributary_certs::tls::{Accepted, Peer, PeerStream, ServerTls};
+use tributary_certs::tls::{Accepted, HandshakeError, Peer, PeerStream, ServerTls};
 use tributary_proto::limits;
 use tributary_proto::v1;
 use tributary_proto::v1::outlet_server::{self, OutletServer};
 
+use crate::connection::Connection;
 use crate::handover::Handover;
 use crate::link::chain;
 use crate::session::{Line, Session};
@@ -92,7 +90,7 @@ impl Outlet {
 async fn accept(
     listener: TcpListener,
     tls: Arc<ServerTls>,
-    accepted: mpsc::Sender<io::Result<Connection>>,
+    accepted: mpsc::Sender<io::Result<Connection<PeerStream>>>,
 ) {
     let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let mut handshakes = JoinSet::new();
@@ -111,6 +109,10 @@ async fn accept(
                         }
                         // An agent enrols nobody.
                         Ok(Accepted::Enrol(_)) => {}
+                        // A collector with an open token calls on everybody it dials.
+                        Err(error @ HandshakeError::EnrolmentOff { .. }) => {
+                            tracing::debug!(error = chain(&error), "connection refused");
+                        }
                         Err(error) => tracing::warn!(error = chain(&error), "connection refused"),
                     }
                     drop(place);
@@ -156,44 +158,5 @@ impl outlet_server::Outlet for Service {
         let messages = ReceiverStream::new(messages).map(|message| Some(Ok(message)));
         let both = stream::select(messages, driver.map(|()| None));
         Ok(Response::new(Box::pin(both.filter_map(std::future::ready))))
-    }
-}
-
-/// A connection as tonic takes it.
-pub(crate) struct Connection(pub(crate) PeerStream);
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.0.peer().clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

@@ -15,9 +15,10 @@ use tributary_proto::v1;
 use tributary_proto::v1::ingest_server::{Ingest, IngestServer};
 
 use super::*;
+use crate::connection::Connection;
 use crate::handover::LinkState;
 use crate::metrics::{Reached, Stage};
-use crate::outlet::{Connection, Outlet};
+use crate::outlet::Outlet;
 use crate::testing::{Bench, make_pki};
 
 #[test]
