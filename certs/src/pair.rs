@@ -228,6 +228,24 @@ mod tests {
     }
 
     #[test]
+    fn two_at_once_take_turns() {
+        let dir = TempDir::new().unwrap();
+        let files = bundle::files(dir.path());
+        let ca = authority();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..8 {
+                        install(&files, &new(&issue(&ca), Some(ca.pem()))).unwrap();
+                        finish(&files).unwrap();
+                    }
+                });
+            }
+        });
+        Material::load(&files).unwrap();
+    }
+
+    #[test]
     fn the_key_is_its_owner_s_alone() {
         let dir = TempDir::new().unwrap();
         let files = bundle::files(dir.path());
