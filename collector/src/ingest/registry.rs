@@ -55,8 +55,6 @@ pub(crate) struct AgentStatus {
     pub(crate) clock_skew_ms: i64,
     /// Samples not stored since the collector's start, by reason.
     pub(crate) rejected: BTreeMap<&'static str, u64>,
-    /// The certificates of its connection, now or the last time.
-    pub(crate) peer: Option<Peer>,
     /// What it said that it trusts and holds, now or the last time.
     pub(crate) trust: Option<Trust>,
     /// When it was heard of last.
@@ -92,6 +90,7 @@ struct Entry {
     spooled: (u64, u64),
     clock_skew_ms: i64,
     rejected: BTreeMap<&'static str, u64>,
+    /// The certificates of its connection, now or the last time.
     peer: Option<Peer>,
     trust: Option<Trust>,
     last_seen: Option<SystemTime>,
@@ -280,7 +279,6 @@ impl Entry {
             spooled: self.spooled,
             clock_skew_ms: self.clock_skew_ms,
             rejected: self.rejected.clone(),
-            peer: self.peer.clone(),
             trust: self.trust.clone(),
             last_seen: self.last_seen,
         }

@@ -56,6 +56,16 @@ pub(super) enum Lack {
     Connection(Duration),
 }
 
+impl Lack {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Bundle(_) => "to trust another bundle",
+            Self::Certificate => "to renew its certificate",
+            Self::Connection(_) => "for a new connection",
+        }
+    }
+}
+
 impl Standing {
     pub(super) fn new(shared: Arc<Shared>, key: StreamKey, caller: Caller) -> Self {
         Self {
@@ -120,7 +130,8 @@ impl Standing {
     }
 
     fn ask(&mut self, lack: Lack, terms: &Terms) {
-        info!(cluster = %self.key.cluster, instance = %self.key.instance, ?lack, "asking the agent");
+        let what = lack.what();
+        info!(cluster = %self.key.cluster, instance = %self.key.instance, what, "asking the agent");
         self.asked = Some((lack, Instant::now()));
         let request = match lack {
             Lack::Bundle(_) => {
@@ -183,10 +194,6 @@ impl Standing {
             Ok(chain) => v1::Certificate { chain_pem: chain.into(), refused: String::new() },
             Err(refused) => {
                 self.shared.metrics.renewals_refused.get_or_create(&of(&self.key.cluster)).inc();
-                warn!(
-                    cluster = %self.key.cluster, instance = %self.key.instance, why = refused,
-                    "the agent's certificate was not renewed"
-                );
                 v1::Certificate { refused, ..v1::Certificate::default() }
             }
         });
