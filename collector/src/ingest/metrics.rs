@@ -127,13 +127,28 @@ impl IngestMetrics {
         m
     }
 
-    /// What counts a stream of this peer while it is up.
-    pub(super) fn stream_gauges(&self, cluster: &ClusterName, peer: &Peer) -> [Gauge; 2] {
+    /// Counts a stream of this peer as long as what it returns is kept.
+    pub(super) fn stream(&self, cluster: &ClusterName, peer: &Peer) -> Up {
         let issuer = IssuerLabel { issuer: peer.authority_name.clone() };
-        [
+        let gauges = [
             self.streams.get_or_create(&of(cluster)).clone(),
             self.streams_by_issuer.get_or_create(&issuer).clone(),
-        ]
+        ];
+        for gauge in &gauges {
+            gauge.inc();
+        }
+        Up(gauges)
+    }
+}
+
+/// A stream that is counted.
+pub(super) struct Up(pub(super) [Gauge; 2]);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        for gauge in &self.0 {
+            gauge.dec();
+        }
     }
 }
 

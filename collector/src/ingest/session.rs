@@ -72,15 +72,10 @@ pub(crate) async fn run(
     let standing = Standing::new(shared.clone(), key.clone(), caller);
     let end = match begin((&shared, &key), standing, inbound, &outbound, &stop).await {
         Ok(mut session) => {
-            let gauges = shared.metrics.stream_gauges(&key.cluster, &peer);
-            for gauge in &gauges {
-                gauge.inc();
-            }
+            let up = shared.metrics.stream(&key.cluster, &peer);
             let end = session.run(&stop).await;
             session.close(&end).await;
-            for gauge in &gauges {
-                gauge.dec();
-            }
+            drop(up);
             shared.registry.disconnected(&key, end.to_string());
             end
         }
@@ -93,24 +88,24 @@ pub(crate) async fn run(
     }
     if end.is_clash() {
         shared.metrics.agents_fenced.get_or_create(&of(&key.cluster)).inc();
-        error!(
-            cluster = %key.cluster, instance = %key.instance, peer = %peer.address, reason = %end,
-            "two agents use one certificate"
-        );
     }
     refuse(&peer, &end, &outbound).await;
 }
 
 /// One log line, and the status for the agent.
 async fn refuse(peer: &Peer, end: &End, outbound: &Outbound) {
-    let who = peer.identity.describe();
-    match end.status() {
-        None => info!(agent = %who, peer = %peer.address, reason = %end, "stream ended"),
-        Some(status) => {
-            warn!(agent = %who, peer = %peer.address, reason = %end, "stream closed");
-            // An agent that does not read its last word has its reasons.
-            let _ = timeout(PATIENCE, outbound.send(Err(status))).await;
-        }
+    let (agent, address) = (peer.identity.describe(), peer.address);
+    let status = end.status();
+    if end.is_clash() {
+        error!(agent, peer = %address, reason = %end, "two agents use one certificate");
+    } else if status.is_some() {
+        warn!(agent, peer = %address, reason = %end, "stream closed");
+    } else {
+        info!(agent, peer = %address, reason = %end, "stream ended");
+    }
+    if let Some(status) = status {
+        // An agent that does not read its last word has its reasons.
+        let _ = timeout(PATIENCE, outbound.send(Err(status))).await;
     }
 }
 
@@ -136,7 +131,8 @@ async fn begin<S: Stream<Item = Result<v1::ToCollector, Status>> + Unpin>(
 
     let durable = shared.store.stream(key).filter(|state| state.epoch == hello.epoch);
     let resume_after = durable.map_or(0, |state| state.last_seq);
-    if hello.next_seq <= resume_after {
+    // A process that goes on elsewhere may have sent more on its old connection since it said hello.
+    if claim.is_new_run && hello.next_seq <= resume_after {
         warn!(
             cluster = %key.cluster, instance = %key.instance, stored = resume_after, next = hello.next_seq,
             "the agent's spool is an old copy: frames that it has not made yet are stored already"

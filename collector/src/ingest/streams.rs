@@ -73,6 +73,8 @@ pub(crate) struct Claim {
     streams: Arc<Streams>,
     key: StreamKey,
     number: u64,
+    /// Whether the process that said hello did not have the stream before.
+    pub(crate) is_new_run: bool,
     /// Hears of the connection that takes over.
     pub(crate) replaced: oneshot::Receiver<Successor>,
     /// The stream's reader. It is free once the connection before has ended.
@@ -133,7 +135,7 @@ impl Streams {
         let mut inner = self.lock();
         inner.forget_idle(now);
         inner.check(key, who)?;
-        inner.note_run(key, who);
+        let is_new_run = inner.note_run(key, who);
         inner.next += 1;
         let number = inner.next;
         let slot = inner.slots.entry(key.clone()).or_insert_with(|| Slot {
@@ -148,7 +150,8 @@ impl Streams {
             let _ = replaced.send(before.succeeded_by(who));
         }
         let reader = slot.reader.clone();
-        Ok(Claim { streams: self.clone(), key: key.clone(), number, replaced: hears, reader })
+        let (streams, key) = (self.clone(), key.clone());
+        Ok(Claim { streams, key, number, is_new_run, replaced: hears, reader })
     }
 
     fn release(&self, key: &StreamKey, number: u64) {
@@ -195,23 +198,25 @@ impl Inner {
         }
     }
 
-    fn note_run(&mut self, key: &StreamKey, who: Newcomer) {
+    /// Fences the run before, if this is another one. Whether it is; of one that does not say, it is not known.
+    fn note_run(&mut self, key: &StreamKey, who: Newcomer) -> bool {
         if who.run == 0 {
-            return;
+            return true;
         }
         let Some(runs) = self.runs.get_mut(key) else {
             self.runs.insert(key.clone(), Runs { latest: who, fenced: VecDeque::new() });
-            return;
+            return true;
         };
         if runs.latest.run == who.run {
             runs.latest.address = who.address;
-            return;
+            return false;
         }
         if runs.fenced.len() == MAX_FENCED {
             runs.fenced.pop_front();
         }
         runs.fenced.push_back(runs.latest.run);
         runs.latest = who;
+        true
     }
 
     fn forget_idle(&mut self, now: Instant) {
