@@ -279,11 +279,14 @@ mod tests {
     use crate::ingest::policy::Policies;
     use crate::ingest::{Config, testing};
 
+    /// The agent's end of a session.
+    type Says = mpsc::Sender<Result<v1::ToCollector, Status>>;
+
     /// An agent that says hello, hands on what it hears, and says what it is told to.
     #[derive(Clone)]
     struct Agent {
         heard: mpsc::Sender<(usize, v1::ToAgent)>,
-        says: Arc<Mutex<Vec<mpsc::Sender<Result<v1::ToCollector, Status>>>>>,
+        says: Arc<Mutex<Vec<Says>>>,
     }
 
     impl Agent {

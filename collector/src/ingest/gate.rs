@@ -82,8 +82,9 @@ impl Gate {
             }
             Accepted::Enrol(stream) => {
                 let connection = Connection::new(stream, self.max_idle, Some(place));
-                let sent = self.enrolments.as_ref().map(|to| to.try_send(connection));
-                if !matches!(sent, Some(Ok(()))) {
+                let sent =
+                    self.enrolments.as_ref().is_some_and(|to| to.try_send(connection).is_ok());
+                if !sent {
                     self.refused("enrolments_full");
                     warn!(peer = %address, "connection refused: too many enrol at the same time");
                 }
