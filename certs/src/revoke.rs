@@ -199,3 +199,109 @@ fn key_of(leaf: &Certificate) -> IssuedKey {
         how: How::Issue,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::bundle::{Folder, Init};
+    use crate::token::{self, Grant};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// A folder with two agents of `eu-1` and one of `us-1`.
+    fn folder(now: SystemTime) -> TempDir {
+        let dir = TempDir::new().unwrap();
+        let init = Init {
+            trust_domain: "td",
+            collector: "collector",
+            hosts: &["localhost".to_owned()],
+            lifetime: DAY,
+            force: false,
+        };
+        let folder = Folder::init(dir.path(), &init, now).unwrap();
+        let second = dir.path().join("second");
+        folder.issue_agent(("eu-1", "a"), None, now, DAY).unwrap();
+        folder.issue_agent(("eu-1", "b"), Some(&second), now, DAY).unwrap();
+        folder.issue_agent(("us-1", "a"), None, now, DAY).unwrap();
+        dir
+    }
+
+    fn name(name: &str) -> Whose {
+        Whose::Name(name.to_owned())
+    }
+
+    fn names(denied: &[Denied]) -> Vec<&str> {
+        denied.iter().map(|denied| denied.identity.as_str()).collect()
+    }
+
+    #[test]
+    fn a_cluster_or_one_of_its_agents() {
+        let now = SystemTime::now();
+        let dir = folder(now);
+        let one = revoke(dir.path(), &name("eu-1/b"), "lost", now).unwrap();
+        assert_eq!(names(&one), ["eu-1/b"]);
+        let all = revoke(dir.path(), &name("eu-1"), "gone", now).unwrap();
+        assert_eq!(names(&all), ["eu-1/b", "eu-1/a"]);
+        let why: Vec<&str> = all.iter().map(|denied| denied.why.as_str()).collect();
+        assert_eq!(why, ["lost", "gone"], "the first reason stays");
+        let state = State::read(dir.path()).unwrap();
+        assert_eq!(state.agents(now).collect::<Vec<_>>(), ["us-1/a"]);
+    }
+
+    #[test]
+    fn a_certificate_that_is_older_than_the_state_is_found_in_its_folder() {
+        let now = SystemTime::now();
+        let dir = folder(now);
+        std::fs::remove_file(dir.path().join(crate::state::STATE)).unwrap();
+        let leaf = bundle::leaf(&dir.path().join("us-1").join(LEAF_CERT)).unwrap();
+        assert!(matches!(
+            revoke(dir.path(), &name("us-1/other"), "", now),
+            Err(RevokeError::UnknownName { .. })
+        ));
+        let denied = revoke(dir.path(), &name("us-1"), "", now).unwrap();
+        assert_eq!(names(&denied), ["us-1/a"]);
+        assert_eq!(denied[0].spki_sha256, leaf.spki_sha256);
+    }
+
+    #[test]
+    fn a_serial_number_by_its_first_digits() {
+        let now = SystemTime::now();
+        let dir = folder(now);
+        let serial = State::read(dir.path()).unwrap().issued["us-1/a"][0].serial.clone();
+        let of = |digits: &str| revoke(dir.path(), &Whose::Serial(digits.to_owned()), "", now);
+        assert!(matches!(of(&serial[..3]), Err(RevokeError::Ambiguous { .. })));
+        assert!(matches!(of(""), Err(RevokeError::Ambiguous { .. })));
+        assert!(matches!(of("ffffffffff"), Err(RevokeError::UnknownSerial { .. })));
+        assert_eq!(names(&of(&serial[..8].to_uppercase()).unwrap()), ["us-1/a"]);
+        let own = State::read(dir.path()).unwrap().issued["collector/collector"][0].serial.clone();
+        assert!(matches!(of(&own), Err(RevokeError::Collector)));
+    }
+
+    #[test]
+    fn a_removed_cluster_leaves_only_its_entries_on_the_deny_list() {
+        let now = SystemTime::now();
+        let dir = folder(now);
+        let grant = Grant {
+            cluster: "eu-1".to_owned(),
+            instance: Some("c".to_owned()),
+            ttl: DAY,
+            replace: false,
+        };
+        let token = State::change(dir.path(), |state| token::create(state, &grant, now)).unwrap();
+        assert_eq!(names(&remove(dir.path(), "eu-1", "gone", now).unwrap()), ["eu-1/a", "eu-1/b"]);
+        let mut state = State::read(dir.path()).unwrap();
+        assert_eq!(state.denied.len(), 2);
+        assert_eq!(state.issued.keys().collect::<Vec<_>>(), ["collector/collector", "us-1/a"]);
+        let late = token::redeem(&mut state, &token, ("eu-1", ""), now).unwrap_err();
+        assert_eq!(late.reason(), "expired");
+        assert!(!dir.path().join("eu-1").join(LEAF_KEY).exists());
+        assert!(matches!(
+            remove(dir.path(), "eu-1", "gone", now),
+            Err(RevokeError::UnknownName { .. })
+        ));
+    }
+}

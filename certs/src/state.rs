@@ -385,3 +385,115 @@ pub(crate) mod hex32 {
             .ok_or_else(|| D::Error::custom(format_args!("{text:?} is not a SHA-256")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn change(dir: &Path, change: impl FnOnce(&mut State)) -> Result<(), StateError> {
+        State::change(dir, |state| {
+            change(state);
+            Ok(())
+        })
+    }
+
+    fn denied(number: u8, now: SystemTime, until: Option<SystemTime>) -> Denied {
+        let identity = "eu-1/agent".to_owned();
+        Denied { spki_sha256: [number; 32], identity, at: now, until, why: "test".to_owned() }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_nobody_else_may_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = TempDir::new().unwrap();
+        assert_eq!(State::read(dir.path()).unwrap(), State::default());
+        assert_eq!(State::stamp(dir.path()), None);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        change(dir.path(), |state| state.denied.push(denied(7, now, Some(now)))).unwrap();
+        let state = State::read(dir.path()).unwrap();
+        assert_eq!(state.denied, [denied(7, now, Some(now))]);
+        assert_eq!(state.denied_keys(), HashSet::from([[7; 32]]));
+        let text = fs::read_to_string(dir.path().join(STATE)).unwrap();
+        assert!(text.contains("\"at\": \"2027-01-15T08:00:00Z\""), "{text}");
+        let mode = fs::metadata(dir.path().join(STATE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_change_that_fails_or_changes_nothing_writes_nothing() {
+        let dir = TempDir::new().unwrap();
+        let now = SystemTime::now();
+        change(dir.path(), |state| state.denied.push(denied(1, now, None))).unwrap();
+        let stamp = State::stamp(dir.path());
+        change(dir.path(), |_| {}).unwrap();
+        assert_eq!(State::stamp(dir.path()), stamp);
+        let failed: Result<(), StateError> = State::change(dir.path(), |state| {
+            state.denied.clear();
+            Err(StateError::Version { path: PathBuf::new(), found: 9 })
+        });
+        assert!(failed.is_err());
+        assert_eq!(State::stamp(dir.path()), stamp);
+        change(dir.path(), |state| state.denied.clear()).unwrap();
+        assert_ne!(State::stamp(dir.path()), stamp);
+    }
+
+    #[test]
+    fn changes_wait_for_each_other() {
+        const WRITERS: usize = 8;
+        let dir = TempDir::new().unwrap();
+        let now = SystemTime::now();
+        let start = Barrier::new(WRITERS);
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (start, dir) = (&start, dir.path());
+                scope.spawn(move || {
+                    start.wait();
+                    let number = u8::try_from(writer).unwrap();
+                    change(dir, |state| state.denied.push(denied(number, now, None))).unwrap();
+                });
+            }
+        });
+        assert_eq!(State::read(dir.path()).unwrap().denied_keys().len(), WRITERS);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_and_left_alone() {
+        let dir = TempDir::new().unwrap();
+        let cases = [
+            ("", "this is not the state of a PKI folder"),
+            ("{", "this is not the state of a PKI folder"),
+            (r#"{"version":1,"extra":1}"#, "unknown field `extra`"),
+            (r#"{"version":2}"#, "format version 2; this program knows version 1"),
+            (
+                r#"{"version":1,"denied":[{"spki_sha256":"ab","identity":"","at":"2027-01-15T08:00:00Z","why":""}]}"#,
+                "is not a SHA-256",
+            ),
+        ];
+        for (text, words) in cases {
+            fs::write(dir.path().join(STATE), text).unwrap();
+            let error = change(dir.path(), |state| state.denied.clear()).unwrap_err().to_string();
+            assert!(error.contains(words), "{text}: {error}");
+            assert_eq!(fs::read_to_string(dir.path().join(STATE)).unwrap(), text);
+        }
+        fs::write(dir.path().join(STATE), r#"{"version":1}"#).unwrap();
+        assert_eq!(State::read(dir.path()).unwrap(), State::default());
+    }
+
+    #[test]
+    fn what_has_run_out_is_forgotten_after_a_week() {
+        let day = Duration::from_secs(86_400);
+        let now = SystemTime::now();
+        let mut state = State::default();
+        state.denied = vec![
+            denied(1, now, Some(now - 8 * day)),
+            denied(2, now, Some(now - 6 * day)),
+            denied(3, now, None),
+        ];
+        state.prune(now);
+        assert_eq!(state.denied_keys(), HashSet::from([[2; 32], [3; 32]]));
+    }
+}

@@ -306,3 +306,124 @@ fn random_text(chars: usize) -> Result<Zeroizing<String>, TokenError> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Authority;
+    use crate::identity::Identity;
+    use crate::state::How;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn grant(cluster: &str, instance: Option<&str>) -> Grant {
+        let instance = instance.map(str::to_owned);
+        Grant { cluster: cluster.to_owned(), instance, ttl: HOUR, replace: false }
+    }
+
+    fn new(state: &mut State, grant: &Grant, now: SystemTime) -> String {
+        create(state, grant, now).unwrap().to_string()
+    }
+
+    /// As if an agent had enrolled.
+    fn enrol(state: &mut State, cluster: &str, instance: &str, now: SystemTime) {
+        let authority = Authority::create("td", now).unwrap();
+        let issued = authority.issue_agent(cluster, instance, now, 24 * HOUR).unwrap();
+        let identity = Identity::agent("td", cluster, instance).unwrap();
+        state.record(&identity, &issued.certificate, [0; 32], (How::Join, now));
+    }
+
+    #[test]
+    fn a_token_is_good_once_and_its_secret_is_kept_nowhere() {
+        let (mut state, now) = (State::default(), SystemTime::now());
+        let token = new(&mut state, &grant("eu-1", None), now);
+        let (id, secret) = token.split_once('.').unwrap();
+        assert_eq!((id.len(), secret.len()), (6, 26));
+        assert!(!serde_json::to_string(&state).unwrap().contains(secret));
+        assert_ne!(token, new(&mut state, &grant("eu-1", None), now));
+
+        let granted = redeem(&mut state, &token, ("eu-1", "prometheus-0"), now).unwrap();
+        assert_eq!((granted.cluster.as_str(), granted.instance.as_str()), ("eu-1", "prometheus-0"));
+        let again = redeem(&mut state, &token, ("eu-1", "prometheus-0"), now).unwrap_err();
+        assert!(matches!(again, TokenError::Spent { at } if at == now), "{again}");
+    }
+
+    #[test]
+    fn every_refusal_has_its_own_words() {
+        let (mut state, now) = (State::default(), SystemTime::now());
+        let any = new(&mut state, &grant("eu-1", None), now);
+        let one = new(&mut state, &grant("us-1", Some("a")), now);
+        let other_secret = format!("{}.{}", &any[..6], &one[7..]);
+        let unknown = format!("000000.{}", &one[7..]);
+        let later = now + HOUR;
+        let cases: &[(&str, (&str, &str), SystemTime, &str)] = &[
+            ("", ("", ""), now, "malformed"),
+            ("abc", ("", ""), now, "malformed"),
+            ("abcdef.", ("", ""), now, "malformed"),
+            (&any.to_uppercase(), ("", ""), now, "malformed"),
+            (&format!("{any}x"), ("", ""), now, "malformed"),
+            (&unknown, ("", ""), now, "unknown"),
+            (&other_secret, ("us-2", ""), later, "wrong_secret"),
+            (&any, ("us-1", ""), now, "other_cluster"),
+            (&any, ("../x\0", ""), now, "other_cluster"),
+            (&one, ("us-1", "b"), now, "other_instance"),
+            (&any, ("eu-1", "../x"), now, "name"),
+            (&any, ("", ""), later, "expired"),
+        ];
+        for (token, wanted, at, reason) in cases {
+            let before = state.clone();
+            let error = redeem(&mut state, token, *wanted, *at).unwrap_err();
+            assert_eq!(error.reason(), *reason, "{token:?} {wanted:?}: {error}");
+            assert!(!error.to_string().contains('\0'), "{error}");
+            assert_eq!(state, before, "{reason}: nothing is spent");
+        }
+        let defaults = redeem(&mut state, &any, ("", ""), now).unwrap();
+        assert_eq!((defaults.cluster.as_str(), defaults.instance.as_str()), ("eu-1", "agent"));
+        let named = redeem(&mut state, &format!(" {one}\n"), ("us-1", ""), now).unwrap();
+        assert_eq!(named.instance, "a");
+    }
+
+    #[test]
+    fn a_name_that_is_taken_wants_replace() {
+        let (mut state, now) = (State::default(), SystemTime::now());
+        let before = new(&mut state, &grant("eu-1", None), now);
+        enrol(&mut state, "eu-1", "agent", now);
+        let taken = |error: &TokenError| matches!(error, TokenError::AlreadyEnrolled { .. });
+        for instance in [None, Some("agent")] {
+            assert!(taken(&create(&mut state, &grant("eu-1", instance), now).unwrap_err()));
+        }
+        create(&mut state, &grant("eu-1", Some("second")), now).unwrap();
+        assert!(taken(&redeem(&mut state, &before, ("eu-1", "agent"), now).unwrap_err()));
+
+        let grant = Grant { replace: true, ..grant("eu-1", Some("agent")) };
+        let token = new(&mut state, &grant, now);
+        redeem(&mut state, &token, ("", ""), now).unwrap();
+        let old = state.issued["eu-1/agent"][0].spki_sha256;
+        enrol(&mut state, "eu-1", "agent", now);
+        assert!(state.is_denied(&old), "whoever has the old key is shut out");
+        assert_eq!(state.valid_keys("eu-1/agent", now).count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_granted_is_refused() {
+        let (mut state, now) = (State::default(), SystemTime::now());
+        let cases = [
+            (grant("EU", None), "name"),
+            (grant("collector", None), "name"),
+            (grant("eu-1", Some("a/b")), "name"),
+            (Grant { ttl: Duration::ZERO, ..grant("eu-1", None) }, "internal"),
+            (Grant { ttl: 25 * HOUR, ..grant("eu-1", None) }, "internal"),
+        ];
+        for (grant, reason) in cases {
+            assert_eq!(create(&mut state, &grant, now).unwrap_err().reason(), reason, "{grant:?}");
+        }
+        assert!(state.tokens.is_empty());
+        for _ in 0..MAX_TOKENS {
+            create(&mut state, &grant("eu-1", None), now).unwrap();
+        }
+        let full = create(&mut state, &grant("eu-1", None), now).unwrap_err();
+        assert!(matches!(full, TokenError::TooMany), "{full}");
+        create(&mut state, &grant("eu-1", None), now + 8 * 24 * HOUR).unwrap();
+        assert_eq!(state.tokens.len(), 1, "those of last week are forgotten");
+    }
+}
