@@ -61,11 +61,12 @@ impl Certificates {
             Signer::new(pki.dir.clone(), pki.leaf_lifetime, self.metrics.clone(), turn.clone());
         let signer = Arc::new(signer);
         self.credentials.trust().issue_by(signer.clone());
+        let registry = ingest.registry();
         let mut driver = Driver::new(
             pki.dir.clone(),
             pki.leaf_lifetime,
             self.credentials.clone(),
-            ingest.registry(),
+            move || registry.fleet(),
             (self.metrics.clone(), turn),
         );
         driver.work(SystemTime::now());

@@ -191,3 +191,6 @@ fn contents(files: &Files) -> [KeyHash; 3] {
     let hash = |path: &Path| sha256(&fs::read(path).unwrap_or_default());
     [hash(&files.cert_file), hash(&files.key_file), hash(&files.ca_file)]
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tributary_certs::authority::CLOCK_SKEW;
 use tributary_certs::bundle::Folder;
 use tributary_certs::certificate::{Certificate, utc};
-use tributary_certs::rotate::{self, Fleet, Past, Policy};
+use tributary_certs::rotate::{self, Fleet, Past, Policy, Seen};
 use tributary_certs::state::{How, Stamp, State};
 
 use super::credentials::Credentials;
 use super::metrics::PkiMetrics;
 use super::signer::Turn;
-use crate::ingest::registry::Registry;
 
 /// How often the state is looked at. A revocation holds after this.
 const LOOK: Duration = Duration::from_millis(200);
@@ -26,12 +25,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// After a renewal of the collector's own certificate failed.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Works on the folder as its state asks.
-pub(crate) struct Driver {
+/// Works on the folder as its state asks. `F` says how the agents are.
+pub(crate) struct Driver<F> {
     dir: PathBuf,
     policy: Policy,
     credentials: Arc<Credentials>,
-    registry: Registry,
+    agents: F,
     metrics: PkiMetrics,
     turn: Turn,
     /// The state as it was carried out to the end, and until when that is believed.
@@ -44,20 +43,20 @@ pub(crate) struct Driver {
     fault: String,
 }
 
-impl Driver {
-    /// Works on `dir`, for the agents in `registry`.
+impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
+    /// Works on `dir`, for these agents.
     pub(crate) fn new(
         dir: PathBuf,
         leaf_lifetime: Duration,
         credentials: Arc<Credentials>,
-        registry: Registry,
+        agents: F,
         (metrics, turn): (PkiMetrics, Turn),
     ) -> Self {
         Self {
             dir,
             policy: Policy { leaf_lifetime },
             credentials,
-            registry,
+            agents,
             metrics,
             turn,
             settled: None,
@@ -117,10 +116,8 @@ impl Driver {
     /// Brings folder, credentials and live streams in line; returns the state as it is then.
     fn carry_on(&self, now: SystemTime) -> anyhow::Result<State> {
         let _turn = self.turn.take();
-        let fleet = Fleet {
-            agents: self.registry.fleet(),
-            collector_authority: self.credentials.authority(),
-        };
+        let fleet =
+            Fleet { agents: (self.agents)(), collector_authority: self.credentials.authority() };
         let advanced = rotate::advance(&self.dir, &fleet, &self.policy, now)?;
         let step = advanced.step.map_or("none", rotate::Step::as_str);
         for note in &advanced.note {
@@ -173,3 +170,6 @@ fn half_life(certificate: &Certificate, jitter: f64) -> SystemTime {
     let life = certificate.not_after.duration_since(made).unwrap_or_default();
     made + (life / 2).mul_f64(jitter)
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,14 +78,14 @@ impl Collector for Expiry {
         write(
             &mut encoder,
             "certificate_seconds_left",
-            "Until a certificate in use expires",
+            "Until a certificate in use expires.",
             &lives,
             left,
         )?;
         write(
             &mut encoder,
             "certificate_lifetime_seconds",
-            "From a certificate's first second to its last",
+            "From a certificate's first second to its last.",
             &lives,
             all,
         )

@@ -88,3 +88,17 @@ impl PkiMetrics {
         self.rotations.get_or_create(&Rotation { kind, result }).inc();
     }
 }
+
+#[cfg(test)]
+impl PkiMetrics {
+    /// Rotations like this one.
+    pub(crate) fn rotations_of(&self, past: &Past) -> u64 {
+        let (kind, result) = (past.kind.as_str(), past.result.as_str());
+        self.rotations.get_or_create(&Rotation { kind, result }).get()
+    }
+
+    /// Requests for a first certificate that were refused for this reason.
+    pub(crate) fn refused_for(&self, reason: &'static str) -> u64 {
+        self.enrolments_refused.get_or_create(&Reason { reason }).get()
+    }
+}

@@ -6,3 +6,6 @@ pub(crate) mod driver;
 pub(crate) mod expiry;
 pub(crate) mod metrics;
 pub(crate) mod signer;
+
+#[cfg(test)]
+pub(crate) mod testing;
