@@ -11,6 +11,10 @@ use x509_parser::time::ASN1Time;
 
 use crate::digest::sha256;
 
+/// The first and the last second of the calendar that times are written in: the years 0 to 9999.
+const FIRST_SECOND: i64 = -62_167_219_200;
+const LAST_SECOND: i64 = 253_402_300_799;
+
 /// The facts of one certificate that decisions and tables are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
@@ -81,9 +85,14 @@ impl Certificate {
 #[error("it is not a well-formed X.509 certificate")]
 pub struct Malformed;
 
-/// A time as people read it: `2036-11-18 01:00:00Z`.
+/// A time as people read it: `2036-11-18 01:00:00Z`. What a calendar does not reach, its last or first moment stands for.
 pub fn utc(time: SystemTime) -> String {
-    let at = OffsetDateTime::from(time);
+    let seconds = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |s| -s),
+    };
+    let at = OffsetDateTime::from_unix_timestamp(seconds.clamp(FIRST_SECOND, LAST_SECOND))
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
     format!(
         "{:04}-{:02}-{:02} {:02}:{:02}:{:02}Z",
         at.year(),
@@ -132,4 +141,24 @@ fn system_time(time: ASN1Time) -> Result<SystemTime, Malformed> {
         UNIX_EPOCH.checked_add(distance)
     };
     at.ok_or(Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_can_be_written() {
+        let after = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        for (time, text) in [
+            (UNIX_EPOCH, "1970-01-01 00:00:00Z"),
+            (after(2_110_582_800), "2036-11-18 01:00:00Z"),
+            (UNIX_EPOCH - Duration::from_secs(1), "1969-12-31 23:59:59Z"),
+            (after(253_402_300_800), "9999-12-31 23:59:59Z"),
+            (after(u64::MAX >> 11), "9999-12-31 23:59:59Z"),
+            (UNIX_EPOCH - Duration::from_secs(u64::MAX >> 11), "0000-01-01 00:00:00Z"),
+        ] {
+            assert_eq!(utc(time), text);
+        }
+    }
 }

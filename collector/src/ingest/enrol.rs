@@ -199,35 +199,4 @@ impl Refusals {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_that_is_refused_again_and_again_waits_longer_and_longer() {
-        let refusals = Refusals::default();
-        let (address, start) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
-        for _ in 1..FREE_REFUSALS {
-            refusals.count(address, start);
-            assert_eq!(refusals.wait(address, start), None);
-        }
-        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            refusals.count(address, start);
-            assert_eq!(refusals.wait(address, start), Some(Duration::from_secs(seconds)));
-        }
-        assert_eq!(refusals.wait(IpAddr::from([192, 0, 2, 2]), start), None);
-        assert_eq!(refusals.wait(address, start + LONGEST_PAUSE), None);
-        refusals.forgive(address);
-        refusals.count(address, start);
-        assert_eq!(refusals.wait(address, start), None);
-    }
-
-    #[test]
-    fn remembered_addresses_are_bounded() {
-        let refusals = Refusals::default();
-        let start = Instant::now();
-        for n in 0..5_000_u32 {
-            refusals.count(IpAddr::from(n.to_be_bytes()), start + Duration::from_millis(n.into()));
-        }
-        assert_eq!(refusals.0.lock().unwrap().len(), MAX_ADDRESSES);
-    }
-}
+mod tests;
