@@ -19,7 +19,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+use tributary_model::sample::Timestamp;
 
+use crate::credentials::InForce;
 use crate::handover::LinkState;
 use crate::metrics;
 use crate::spool::SharedSpool;
@@ -48,6 +50,8 @@ pub(crate) struct Admin {
     pub(crate) spool: Arc<SharedSpool>,
     /// How the link is.
     pub(crate) link: watch::Receiver<LinkState>,
+    /// The certificate.
+    pub(crate) certificate: watch::Receiver<InForce>,
     /// Every metric.
     pub(crate) registry: Registry,
     /// Reloads.
@@ -69,6 +73,8 @@ pub(crate) struct Report {
     pub(crate) next_seq: u64,
     pub(crate) acked_seq: u64,
     pub(crate) dropped_samples: u64,
+    pub(crate) certificate_not_after_seconds: f64,
+    pub(crate) certificate_renewable: bool,
 }
 
 /// The port's routes.
@@ -90,6 +96,10 @@ async fn scrape(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn report(State(admin): State<Arc<Admin>>) -> Json<Report> {
     let (status, link) = (admin.spool.status(), admin.link.borrow().clone());
+    let (not_after, renewable) = {
+        let certificate = admin.certificate.borrow();
+        (certificate.schedule.not_after(), certificate.is_renewable())
+    };
     Json(Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: admin.cluster.clone(),
@@ -103,6 +113,8 @@ async fn report(State(admin): State<Arc<Admin>>) -> Json<Report> {
         next_seq: status.next_seq,
         acked_seq: status.acked,
         dropped_samples: status.dropped_samples,
+        certificate_not_after_seconds: Timestamp::from(not_after).as_secs_f64(),
+        certificate_renewable: renewable,
     })
 }
 

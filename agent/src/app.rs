@@ -320,6 +320,7 @@ impl App {
             collector: self.config.way.to_string(),
             spool: self.spool.clone(),
             link: self.handover.watch(),
+            certificate: self.reloader.credentials.watch(),
             registry,
             reload: reload.clone(),
         };

@@ -74,11 +74,20 @@ fn table(report: &Report, now: Timestamp) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let waiting = format!("{} frames, {} bytes on disk", report.spool_frames, report.spool_bytes);
+    let end = Timestamp::from_millis(float_millis(report.certificate_not_after_seconds));
+    let who = if report.certificate_renewable { "renewed in time" } else { "renewed by others" };
+    let certificate = if end <= now {
+        format!("✗ expired {} ago", age(now, end))
+    } else {
+        let minutes = end.since(now).as_secs() / 60;
+        format!("good for {}, {who}", duration::format(Duration::from_secs(minutes * 60)))
+    };
     let numbers = format!("next {}, acknowledged {}", report.next_seq, report.acked_seq);
     for (name, value) in [
         ("AGENT", format!("{} of cluster {}", report.instance, report.cluster)),
         ("COLLECTOR", report.collector.clone()),
         ("LINK", link),
+        ("CERTIFICATE", certificate),
         ("WAITING", waiting),
         ("FRAMES", numbers),
         ("DROPPED", format!("{} samples, because the spool was full", report.dropped_samples)),

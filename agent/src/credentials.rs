@@ -48,6 +48,11 @@ impl InForce {
         }
     }
 
+    /// Whether the agent renews its certificate itself.
+    pub(crate) fn is_renewable(&self) -> bool {
+        self.renewable
+    }
+
     /// The same as the collector is told.
     pub(crate) fn trust(&self) -> v1::Trust {
         v1::Trust {

@@ -186,7 +186,7 @@ impl Turn {
     pub(crate) async fn over(&self) {
         let mut state = self.handover.watch();
         if state.wait_for(|state| state.newest > self.number).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -116,13 +116,15 @@ impl JoinError {
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Url(_) => 2,
-            Self::Connect { .. } | Self::Listen { .. } | Self::Stream(_) | Self::Silent => 3,
-            Self::Handshake(error) => match error {
+            Self::Connect { .. }
+            | Self::Listen { .. }
+            | Self::Stream(_)
+            | Self::Silent
+            | Self::Handshake(
                 HandshakeError::TimedOut { .. }
                 | HandshakeError::Io { .. }
-                | HandshakeError::NoPeer { .. } => 3,
-                _ => 1,
-            },
+                | HandshakeError::NoPeer { .. },
+            ) => 3,
             _ => 1,
         })
     }

@@ -1,6 +1,6 @@
 //! What tests of sessions share: a spool, a folder of certificates, and frames to send.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -86,13 +86,9 @@ impl Bench {
         Material::load(&self.files(pki, leaf)).unwrap()
     }
 
-    /// The authority of `pki` signs a request of our agent, or of another instance.
+    /// [`sign`] with a folder of this test.
     pub(crate) fn sign(&self, pki: &str, csr_der: &[u8], instance: &str) -> String {
-        let folder = Folder::open(&self.path(pki)).unwrap();
-        let request = Request::parse(csr_der).unwrap();
-        let now = SystemTime::now();
-        let signed = folder.authority().sign_agent(&request, ("eu-1", instance), now, DAY);
-        signed.unwrap().chain_pem
+        sign(&self.path(pki), csr_der, instance)
     }
 
     /// A path in the test's folder.
@@ -111,7 +107,7 @@ impl Bench {
 }
 
 /// An authority, the certificate of a collector, and that of the agent `agent` of `eu-1`.
-pub(crate) fn make_pki(dir: &std::path::Path) {
+pub(crate) fn make_pki(dir: &Path) {
     let init = Init {
         trust_domain: DEFAULT_TRUST_DOMAIN,
         collector: "collector",
@@ -122,4 +118,13 @@ pub(crate) fn make_pki(dir: &std::path::Path) {
     let now = SystemTime::now();
     let pki = Folder::init(dir, &init, now).unwrap();
     pki.issue_agent(("eu-1", "agent"), None, now, DAY).unwrap();
+}
+
+/// The authority of `pki` signs a request of our agent, or of another instance; the chain.
+pub(crate) fn sign(pki: &Path, csr_der: &[u8], instance: &str) -> String {
+    let folder = Folder::open(pki).unwrap();
+    let request = Request::parse(csr_der).unwrap();
+    let now = SystemTime::now();
+    let signed = folder.authority().sign_agent(&request, ("eu-1", instance), now, DAY);
+    signed.unwrap().chain_pem
 }

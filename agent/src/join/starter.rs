@@ -33,15 +33,14 @@ impl Starter<'_> {
             fs::create_dir_all(folder).map_err(|source| disk("making", folder, source))?;
         }
         let text = self.text()?;
-        let mut said = String::new();
-        for (path, text) in
-            [(path, text.as_str()), (&path.with_file_name("allowlist.yml"), ALLOWLIST)]
-        {
+        let allowlist = path.with_file_name("allowlist.yml");
+        let mut said = Vec::new();
+        for (path, text) in [(path, text.as_str()), (&allowlist, ALLOWLIST)] {
             let word = if write_new(path, text)? { "wrote" } else { "kept" };
-            said += &format!("{word} {}\n", path.display());
+            said.push(format!("{word} {}\n", path.display()));
         }
-        said += &format!("next: tributary-agent run --config.file={}\n", path.display());
-        Ok(said)
+        said.push(format!("next: tributary-agent run --config.file={}\n", path.display()));
+        Ok(said.concat())
     }
 
     fn text(&self) -> Result<String, JoinError> {

@@ -81,8 +81,10 @@ impl Bench {
 struct Desk {
     pki: PathBuf,
     heard: Arc<Mutex<Vec<v1::EnrolRequest>>>,
-    spoil: Option<fn(&mut v1::EnrolResponse, &Folder)>,
+    spoil: Option<Spoil>,
 }
+
+type Spoil = fn(&mut v1::EnrolResponse, &Folder);
 
 impl Desk {
     fn answer(&self, asked: v1::EnrolRequest) -> v1::EnrolResponse {
@@ -189,7 +191,7 @@ async fn an_agent_that_waits_is_called_upon() {
 
 #[tokio::test]
 async fn an_answer_that_does_not_fit_is_not_kept() {
-    let spoils: [(fn(&mut v1::EnrolResponse, &Folder), &str); 6] = [
+    let spoils: [(Spoil, &str); 6] = [
         (|answer, _| answer.refused = "the token was used already".into(), "was used already"),
         (|answer, _| answer.chain_pem = b"-".to_vec().into(), "no usable certificate"),
         (|answer, _| answer.ca_pem = b"-".to_vec().into(), "holds no CERTIFICATE block"),

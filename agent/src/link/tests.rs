@@ -1,5 +1,6 @@
 //! The link over real mutual TLS, to a collector of a few lines.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use futures_util::Stream;
@@ -7,7 +8,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use tributary_certs::tls::{Accepted, ServerTls};
+use tributary_certs::tls::{Accepted, Material, Peer, ServerTls};
+use tributary_certs::trust::Bundle;
 use tributary_proto::convert::{ToAgent, ToCollector};
 use tributary_proto::frame::{Decoder, Frame};
 use tributary_proto::limits::Limits;
@@ -19,7 +21,7 @@ use crate::connection::Connection;
 use crate::handover::LinkState;
 use crate::metrics::{Reached, Stage};
 use crate::outlet::Outlet;
-use crate::testing::{Bench, make_pki};
+use crate::testing::{self, Bench, make_pki};
 
 #[test]
 fn waits_double_with_jitter_and_are_bounded() {
@@ -50,10 +52,14 @@ struct Collector {
     stored: Arc<Mutex<Vec<Frame>>>,
     frames: Option<usize>,
     refuse: Option<&'static str>,
-    streams: Arc<Mutex<Vec<CancellationToken>>>,
+    streams: Arc<Mutex<Vec<(Peer, CancellationToken)>>>,
     serving: Arc<tokio::sync::Mutex<()>>,
-    /// Asks every stream for a new connection when it rises.
-    reconnect: watch::Sender<u32>,
+    /// Said to every stream.
+    wish: watch::Sender<Option<ToAgent>>,
+    /// What the agent said last that it trusts and holds.
+    trust: watch::Sender<v1::Trust>,
+    /// Whose authority signs certificates.
+    signer: Arc<Mutex<PathBuf>>,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
@@ -70,8 +76,9 @@ impl Ingest for Collector {
             return Err(Status::permission_denied(why));
         }
         let (answers, outgoing) = mpsc::channel(16);
+        let peer = request.extensions().get::<Peer>().unwrap().clone();
         let (collector, incoming) = (self.clone(), request.into_inner());
-        tokio::spawn(async move { collector.talk(incoming, answers).await });
+        tokio::spawn(async move { collector.talk(peer, incoming, answers).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
@@ -80,6 +87,7 @@ impl Collector {
     /// Nothing once the agent is gone.
     async fn talk(
         self,
+        peer: Peer,
         mut incoming: Streaming<v1::ToCollector>,
         answers: mpsc::Sender<Result<v1::ToAgent, Status>>,
     ) -> Option<()> {
@@ -87,20 +95,21 @@ impl Collector {
         incoming.message().await.ok()??;
         let ours = CancellationToken::new();
         let before = self.streams.lock().unwrap().last().cloned();
-        self.streams.lock().unwrap().push(ours.clone());
-        before.inspect(CancellationToken::cancel);
+        self.streams.lock().unwrap().push((peer, ours.clone()));
+        before.inspect(|(_, before)| before.cancel());
         let _serving = self.serving.lock().await;
         let resume_after_seq = self.last();
         say(ToAgent::Welcome(v1::Welcome { protocol: 1, resume_after_seq, ..Default::default() }))
             .await?;
         let mut decoder = Decoder::new(Limits::default());
         let mut rest = self.frames.unwrap_or(usize::MAX);
-        let mut reconnect = self.reconnect.subscribe();
+        let mut wish = self.wish.subscribe();
         loop {
             let message = tokio::select! {
                 message = incoming.message() => message.ok()??,
-                _ = reconnect.changed() => {
-                    say(ToAgent::Reconnect(v1::Reconnect::default())).await?;
+                _ = wish.changed() => {
+                    let wish = wish.borrow_and_update().clone();
+                    say(wish.unwrap()).await?;
                     continue;
                 }
                 () = ours.cancelled() => {
@@ -108,17 +117,42 @@ impl Collector {
                     return say(ToAgent::Ack(v1::Ack { durable_seq: self.last() })).await;
                 }
             };
-            let Some(ToCollector::Frame(frame)) = message.kind else { continue };
+            let frame = match message.kind {
+                Some(ToCollector::Frame(frame)) => frame,
+                Some(ToCollector::CertificateRequest(request)) => {
+                    let chain_pem = self.sign(&request.csr_der).into();
+                    say(ToAgent::Certificate(v1::Certificate { chain_pem, ..Default::default() }))
+                        .await?;
+                    continue;
+                }
+                Some(ToCollector::Trust(trust)) => {
+                    self.trust.send_replace(trust);
+                    continue;
+                }
+                _ => continue,
+            };
             rest = rest.checked_sub(1)?;
             let frame = decoder.decode(&frame.data).unwrap();
             if frame.header.seq > self.last() {
                 self.stored.lock().unwrap().push(frame);
             }
             // Every other acknowledgement waits for the next one.
-            if self.last() % 2 == 0 {
+            if self.last().is_multiple_of(2) {
                 say(ToAgent::Ack(v1::Ack { durable_seq: self.last() })).await?;
             }
         }
+    }
+
+    fn sign(&self, csr_der: &[u8]) -> String {
+        testing::sign(&self.signer.lock().unwrap(), csr_der, "agent")
+    }
+
+    fn ask(&self, wish: ToAgent) {
+        self.wish.send_replace(Some(wish));
+    }
+
+    fn streams(&self) -> usize {
+        self.streams.lock().unwrap().len()
     }
 
     /// The numbers of the stored frames.
@@ -200,8 +234,8 @@ async fn everything_arrives_once_over_one_new_connection_after_another() {
     let was_down = tokio::spawn(async move { up.wait_for(|state| !state.connected).await.is_ok() });
     let mut second = 0;
     for streams in 2..6 {
-        collector.reconnect.send_modify(|wish| *wish += 1);
-        while collector.streams.lock().unwrap().len() < streams {
+        collector.ask(ToAgent::Reconnect(v1::Reconnect::default()));
+        while collector.streams() < streams {
             second += 1;
             bench.append(second);
             tokio::task::yield_now().await;
@@ -229,13 +263,13 @@ async fn a_new_connection_that_fails_leaves_the_old_one_in_place() {
     let mut state = bench.handover.watch();
     state.wait_for(|state| state.connected).await.unwrap();
     tls.replace(&bench.material("other", "collector")).unwrap();
-    collector.reconnect.send_modify(|wish| *wish += 1);
+    collector.ask(ToAgent::Reconnect(v1::Reconnect::default()));
     let said = error(&mut state).await;
     assert!(said.contains("not signed by an authority"), "{said}");
     assert!(state.borrow().connected);
     (1..=2).for_each(|second| bench.append(second));
     bench.session.done().await;
-    assert_eq!(collector.streams.lock().unwrap().len(), 1);
+    assert_eq!(collector.streams(), 1);
 
     tls.replace(&bench.material("pki", "collector")).unwrap();
     let handovers = bench.metrics.handovers.clone();
@@ -245,6 +279,56 @@ async fn a_new_connection_that_fails_leaves_the_old_one_in_place() {
     bench.session.done().await;
     assert_eq!(collector.numbers(), [1, 2, 3, 4]);
     running.abort();
+}
+
+#[tokio::test]
+async fn a_whole_rotation_of_the_authority_loses_nothing() {
+    let bench = Bench::new();
+    make_pki(&bench.path("next"));
+    let collector = Collector::default();
+    *collector.signer.lock().unwrap() = bench.path("next");
+    let (address, tls) = bench.collector(collector.clone()).await;
+    let drain = CancellationToken::new();
+    let running = tokio::spawn(bench.link(address).run(drain.clone()));
+    let mut state = bench.handover.watch();
+    state.wait_for(|state| state.connected).await.unwrap();
+    let (old, new) = (bench.material("pki", "collector"), bench.material("next", "collector"));
+    let both = old.bundle().with(new.bundle()).unwrap();
+    let mut trust = collector.trust.subscribe();
+    let mut trusts = async |bundle: &Bundle| {
+        let ca_pem = bundle.pem().into_bytes().into();
+        collector.ask(ToAgent::Bundle(v1::Bundle { ca_pem }));
+        let digest = bundle.digest();
+        trust.wait_for(|trust| trust.bundle_sha256 == digest.as_slice()).await.unwrap();
+    };
+    let material = |bundle: &Bundle, leaf: &str| {
+        let files = bench.files(leaf, "collector");
+        let read = |path| std::fs::read(path).unwrap();
+        let (cert, key) = (read(&files.cert_file), read(&files.key_file));
+        Material::from_parts(&files, &cert, &key, bundle.clone()).unwrap()
+    };
+
+    bench.append(1);
+    trusts(&both).await;
+    tls.replace(&material(&both, "next")).unwrap();
+    bench.append(2);
+    collector.ask(ToAgent::Renew(v1::Renew { reason: "a new authority".into() }));
+    let handovers = bench.metrics.handovers.clone();
+    state.wait_for(|_| handovers.get() == 1).await.unwrap();
+    bench.append(3);
+    trusts(new.bundle()).await;
+    tls.replace(&material(new.bundle(), "next")).unwrap();
+    bench.append(4);
+    collector.ask(ToAgent::Reconnect(v1::Reconnect::default()));
+    state.wait_for(|_| handovers.get() == 2).await.unwrap();
+    drain.cancel();
+    running.await.unwrap();
+    assert_eq!(collector.numbers(), [1, 2, 3, 4]);
+    let streams = collector.streams.lock().unwrap();
+    let authorities: Vec<_> = streams.iter().map(|(peer, _)| peer.authority).collect();
+    assert_eq!(authorities, [old.authority(), new.authority(), new.authority()]);
+    assert_eq!(bench.material("pki", "eu-1").authority(), new.authority());
+    assert_eq!(bench.metrics.failures.get_or_create(&Stage { stage: Reached::connect }).get(), 0);
 }
 
 #[tokio::test]
@@ -277,7 +361,8 @@ async fn a_collector_that_dials_gets_the_same() {
     let running = tokio::spawn(outlet.run(drain.clone()));
 
     let ours = Arc::new(ClientTls::new(&bench.material("pki", "collector")).unwrap());
-    // The second session takes over from the first.
+    // The second session takes over from the first, which is still there.
+    let mut earlier = Vec::new();
     for resume_after_seq in [0, 1] {
         let ours = ours.clone();
         let channel = Endpoint::from_static("http://agent").connect_with_connector_lazy(
@@ -321,7 +406,9 @@ async fn a_collector_that_dials_gets_the_same() {
             }
         }
         assert_eq!(last, 3);
+        earlier.push((answers, messages));
     }
+    assert_eq!(bench.metrics.handovers.get(), 1);
     running.await.unwrap();
     assert_eq!(bench.spool.status().waiting(), 0);
 }

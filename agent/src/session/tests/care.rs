@@ -52,7 +52,10 @@ async fn a_bundle_is_kept_and_answered() {
     for _ in 0..2 {
         peer.say(ToAgent::Bundle(v1::Bundle { ca_pem: ca_pem.clone().into() })).await;
         let trust = peer.trust().await;
-        assert_eq!((trust.bundle_sha256, trust.error), (both.digest().to_vec().into(), "".into()));
+        assert_eq!(
+            (trust.bundle_sha256, trust.error),
+            (both.digest().to_vec().into(), String::new())
+        );
         assert_eq!(bench.material_now().bundle(), &both);
     }
     peer.say(ToAgent::Bundle(v1::Bundle { ca_pem: b"-".to_vec().into() })).await;
@@ -76,7 +79,7 @@ async fn a_wish_for_a_renewal_is_fulfilled_with_a_new_key() {
     let trust = peer.trust().await;
     let new = bench.material_now().certificate().spki_sha256;
     assert_ne!(new, old);
-    assert_eq!((trust.leaf_spki_sha256, trust.error), (new.to_vec().into(), "".into()));
+    assert_eq!((trust.leaf_spki_sha256, trust.error), (new.to_vec().into(), String::new()));
     assert_eq!(bench.certificate.renewals(Outcome::renewed), 1);
     // A new connection is asked for, and this one goes on until then.
     crate::handover::Wishes::new(&bench.handover).next().await;
