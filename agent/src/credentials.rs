@@ -274,7 +274,8 @@ impl Credentials {
         }
         self.tls.replace(material).map_err(|error| chain(&error))?;
         self.metrics.show(material.not_after(), SystemTime::now());
-        let same_leaf = new.leaf == old.leaf;
+        let same_leaf =
+            new.leaf == old.leaf && new.schedule.not_after() == old.schedule.not_after();
         tracing::info!(
             authorities = new.bundle.len(),
             serial = material.certificate().serial,

@@ -40,6 +40,8 @@ pub struct Certificate {
     pub is_ca: bool,
     /// SHA-256 of the subject public key info: names the key whatever the certificate.
     pub spki_sha256: [u8; 32],
+    /// SHA-256 of the whole certificate (DER): tells it from another one for the same key.
+    pub sha256: [u8; 32],
 }
 
 impl Certificate {
@@ -71,6 +73,7 @@ impl Certificate {
             server_auth: usage.as_ref().is_some_and(|usage| usage.value.server_auth),
             is_ca: parsed.is_ca(),
             spki_sha256: sha256(parsed.public_key().raw),
+            sha256: sha256(der),
         })
     }
 

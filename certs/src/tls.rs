@@ -249,7 +249,7 @@ impl ClientParts {
 struct Ours {
     bundle: Bundle,
     authority: [u8; 32],
-    spki_sha256: [u8; 32],
+    leaf_sha256: [u8; 32],
     generation: u64,
 }
 
@@ -258,7 +258,7 @@ impl Ours {
         Self {
             bundle: material.bundle().clone(),
             authority: material.authority(),
-            spki_sha256: material.certificate().spki_sha256,
+            leaf_sha256: material.certificate().sha256,
             generation,
         }
     }
@@ -279,6 +279,9 @@ impl Ours {
         let leaf = chain.first().ok_or_else(|| refused(Refusal::NoCertificate))?;
         let certificate = Certificate::parse(leaf).map_err(|_| refused(Refusal::Malformed))?;
         let identity = verify::sole_identity(&certificate).map_err(refused)?;
+        let intermediates = chain.iter().skip(1).map(Certificate::parse);
+        let intermediates = intermediates.map(|parsed| parsed.map(|parsed| parsed.spki_sha256));
+        let intermediates = intermediates.collect::<Result<_, _>>();
         let authority = verify::authority_of(chain, &self.bundle, &provider(), side)
             .map_err(|error| explain_tls(address, &error))?;
         let authority = &authority.certificate;
@@ -288,12 +291,13 @@ impl Ours {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             spki_sha256: certificate.spki_sha256,
+            intermediates: intermediates.map_err(|_| refused(Refusal::Malformed))?,
             issuer: certificate.issuer,
             authority: authority.spki_sha256,
             authority_name: authority.subject.clone(),
             generation: self.generation,
             local_authority: self.authority,
-            local_spki_sha256: self.spki_sha256,
+            local_sha256: self.leaf_sha256,
             address,
         };
         Ok(Encrypted::new(stream, peer))

@@ -26,7 +26,8 @@ impl Bench {
             issuer: certificate.issuer,
             generation: 1,
             local_authority: material.authority(),
-            local_spki_sha256: [9; 32],
+            intermediates: Vec::new(),
+            local_sha256: [9; 32],
             address: "127.0.0.1:9391".parse().unwrap(),
         }
     }

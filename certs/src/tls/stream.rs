@@ -26,6 +26,8 @@ pub struct Peer {
     pub not_after: SystemTime,
     /// The hash of the peer's public key: the same key is the same process's folder.
     pub spki_sha256: [u8; 32],
+    /// The hashes of the keys of the intermediates that it sent with its certificate.
+    pub intermediates: Vec<[u8; 32]>,
     /// The authority that signed.
     pub issuer: String,
     /// The authority in our bundle that the certificate chains to (SHA-256 of its SPKI): the stream must end when it
@@ -37,8 +39,8 @@ pub struct Peer {
     pub generation: u64,
     /// The authority of *our* certificate in this connection.
     pub local_authority: [u8; 32],
-    /// The hash of *our* public key in this connection: when ours is another now, a new connection is due.
-    pub local_spki_sha256: [u8; 32],
+    /// SHA-256 of *our* certificate in this connection: when we have another one, a new connection is due.
+    pub local_sha256: [u8; 32],
     /// Where the connection comes from or goes to.
     pub address: SocketAddr,
 }

@@ -14,8 +14,8 @@ use super::replay::Replayer;
 use super::stream::StreamReader;
 use super::trust::{KeyHash, Terms, Trust};
 
-/// The key of the collector's certificate.
-pub(crate) const LEAF: KeyHash = [9; 32];
+/// The hash of the collector's certificate.
+pub(crate) const LEAF: [u8; 32] = [9; 32];
 
 /// Two authorities, each a bundle of its own.
 pub(crate) fn authorities() -> &'static [Bundle; 2] {
@@ -42,12 +42,13 @@ pub(crate) fn peer() -> Peer {
         not_before: SystemTime::now(),
         not_after: SystemTime::now() + Duration::from_secs(3600),
         spki_sha256: [1; 32],
+        intermediates: Vec::new(),
         issuer: "CA".to_owned(),
         authority,
         authority_name: "CA".to_owned(),
         generation: 1,
         local_authority: authority,
-        local_spki_sha256: LEAF,
+        local_sha256: LEAF,
         address: ([127, 0, 0, 1], 5000).into(),
     }
 }
@@ -67,7 +68,7 @@ pub(crate) fn terms_of(material: &Material) -> Terms {
     Terms {
         trusted: material.bundle().clone(),
         denied: Arc::default(),
-        leaf: material.certificate().spki_sha256,
+        leaf: material.certificate().sha256,
         desired: None,
     }
 }

@@ -16,11 +16,11 @@ pub(crate) type KeyHash = [u8; 32];
 pub(crate) struct Terms {
     /// Streams of other authorities are closed at once.
     pub(crate) trusted: Bundle,
-    /// Streams of these keys are closed at once.
+    /// Streams of these keys, and of whatever they have signed, are closed at once.
     pub(crate) denied: Arc<HashSet<KeyHash>>,
-    /// The key of the collector's own certificate. Streams that were opened with another one are moved to new
+    /// The SHA-256 of the collector's own certificate. Streams that were opened with another one are moved to new
     /// connections before that one ends.
-    pub(crate) leaf: KeyHash,
+    pub(crate) leaf: [u8; 32],
     /// What agents should have; nothing without a PKI folder, as their certificates are somebody else's affair.
     pub(crate) desired: Option<Desired>,
 }

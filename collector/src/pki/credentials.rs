@@ -181,7 +181,7 @@ fn terms(material: &Material, denied: &Arc<HashSet<KeyHash>>, desired: Option<De
     Terms {
         trusted: material.bundle().clone(),
         denied: denied.clone(),
-        leaf: material.certificate().spki_sha256,
+        leaf: material.certificate().sha256,
         desired,
     }
 }

@@ -100,7 +100,8 @@ impl Standing {
 
     /// The agent says what it trusts and holds.
     pub(super) fn note(&mut self, trust: Trust) {
-        if !trust.error.is_empty() {
+        let told = self.trust.as_ref().is_some_and(|before| before.error == trust.error);
+        if !trust.error.is_empty() && !told {
             warn!(
                 cluster = %self.key.cluster, instance = %self.key.instance, error = ?trust.error,
                 "the agent could not put its new certificate or bundle in force"
@@ -220,7 +221,8 @@ async fn done(signing: &mut Option<JoinHandle<Result<String, String>>>) -> Resul
 
 /// Whether a stream of this peer may be.
 fn check(terms: &Terms, peer: &Peer) -> Result<(), End> {
-    if terms.denied.contains(&peer.spki_sha256) {
+    let mut keys = peer.intermediates.iter().chain([&peer.spki_sha256]);
+    if keys.any(|key| terms.denied.contains(key)) {
         return Err(End::Revoked);
     }
     if !terms.trusted.contains(&peer.authority) {
@@ -253,7 +255,7 @@ pub(super) fn lack(terms: &Terms, caller: &Caller, trust: Option<&Trust>) -> Opt
     if has_new_leaf && caller.redial.is_some() {
         return Some(Lack::Connection(RECONNECT_WITHIN));
     }
-    if peer.local_spki_sha256 == terms.leaf {
+    if peer.local_sha256 == terms.leaf {
         return None;
     }
     let hurry = terms.desired.as_ref().is_some_and(|desired| desired.reconnect);

@@ -57,10 +57,21 @@ async fn a_revoked_key_is_sent_away_at_once_and_not_let_in_again() {
     let shared = shared(store.store(), Policy::default());
     let mut agent = Agent::connect(&shared, peer());
     agent.open(7).await;
+    let mut signed = Agent::connect(
+        &shared,
+        Peer {
+            identity: Identity::agent("td", "eu-1", "b").unwrap(),
+            spki_sha256: [2; 32],
+            intermediates: vec![[3; 32], peer().spki_sha256],
+            ..peer()
+        },
+    );
+    signed.greet(v1::Hello { instance: "b".to_owned(), ..hello(7) }).await;
     let denied = Arc::new(HashSet::from([peer().spki_sha256]));
     shared.trust.publish(Terms { denied, ..terms() });
     let revoked = (Code::PermissionDenied, "the certificate is revoked".to_owned());
     assert_eq!(agent.refused().await, revoked);
+    assert_eq!(signed.refused().await, revoked, "the key is that of an intermediate");
     // Over the same connection, say.
     assert_eq!(Agent::connect(&shared, peer()).refused().await, revoked);
     let other = Peer { spki_sha256: [2; 32], ..peer() };
