@@ -16,6 +16,7 @@ use crate::pair;
 use crate::pem;
 use crate::request::Request;
 use crate::state::{How, State, StateError};
+use crate::succession;
 use crate::tls::{Files, TlsError};
 use crate::trust::{Bundle, TrustError};
 
@@ -102,10 +103,10 @@ impl Folder {
             }
             folder.record(state, &issued.certificate, (How::Init, now))
         })?;
-        remove_next(dir)?;
+        succession::remove_next(dir)?;
         write(&dir.join(CA_KEY), folder.authority.key_pem().as_bytes(), disk::SECRET)?;
         write(&dir.join(CA_CERT), folder.authority.pem().as_bytes(), disk::PUBLIC)?;
-        folder.write_leaf(&dir.join(COLLECTOR), issued, folder.authority.pem())?;
+        write_leaf(&dir.join(COLLECTOR), issued, folder.authority.pem())?;
         Ok(folder)
     }
 
@@ -125,7 +126,7 @@ impl Folder {
         if !cert.exists() && !key.exists() {
             return Err(BundleError::NoAuthority { dir: dir.to_owned() });
         }
-        settle(dir)?;
+        succession::settle(dir)?;
         let trust_domain = State::read(dir)?.trust_domain;
         let authority = load_authority(&cert, &key, trust_domain.as_deref())?;
         Ok(Self { dir: dir.to_owned(), authority })
@@ -262,7 +263,7 @@ impl Folder {
             }
         }
         self.record(state, &issued.certificate, how)?;
-        self.write_leaf(target, issued, &self.bundle()?.pem())
+        write_leaf(target, issued, &self.bundle()?.pem())
     }
 
     fn record(
@@ -276,22 +277,17 @@ impl Folder {
         state.record(&identity, certificate, self.authority.certificate().spki_sha256, how);
         Ok(())
     }
+}
 
-    fn write_leaf(
-        &self,
-        target: &Path,
-        issued: Issued,
-        ca_pem: &str,
-    ) -> Result<Written, BundleError> {
-        create_dir(target)?;
-        let new = pair::New {
-            chain_pem: &issued.certificate_pem,
-            key_pem: &issued.key_pem,
-            ca_pem: Some(ca_pem),
-        };
-        pair::install(&files(target), &new)?;
-        Ok(Written { dir: target.to_owned(), certificate: issued.certificate })
-    }
+fn write_leaf(target: &Path, issued: Issued, ca_pem: &str) -> Result<Written, BundleError> {
+    create_dir(target)?;
+    let new = pair::New {
+        chain_pem: &issued.certificate_pem,
+        key_pem: &issued.key_pem,
+        ca_pem: Some(ca_pem),
+    };
+    pair::install(&files(target), &new)?;
+    Ok(Written { dir: target.to_owned(), certificate: issued.certificate })
 }
 
 /// The names of the sub-folders that hold a certificate; the collector's first.
@@ -322,57 +318,7 @@ fn check_not_reserved(cluster: &str) -> Result<(), BundleError> {
     Ok(())
 }
 
-/// Ends an exchange of `ca.key` and `ca.crt` for those in `next/`: the key goes first, so a certificate that is there
-/// without its key belongs to the key that is in place.
-pub(crate) fn settle(dir: &Path) -> Result<(), BundleError> {
-    let next = dir.join(NEXT);
-    if next.join(CA_CERT).exists() && !next.join(CA_KEY).exists() {
-        move_file(&next.join(CA_CERT), &dir.join(CA_CERT))?;
-        // Nothing but the folder itself is left, and an empty one is no harm.
-        let _ = fs::remove_dir(&next);
-    }
-    Ok(())
-}
-
-/// An authority that is somewhere else, for the trust domain of this folder.
-pub fn authority_in(dir: &Path, (cert, key): (&Path, &Path)) -> Result<Authority, BundleError> {
-    let trust_domain = Folder::open(dir)?.authority.trust_domain().to_owned();
-    load_authority(cert, key, Some(&trust_domain))
-}
-
-/// Puts the authority in `next/` in place of the present one.
-pub(crate) fn exchange(dir: &Path) -> Result<(), BundleError> {
-    if dir.join(NEXT).join(CA_KEY).exists() {
-        move_file(&dir.join(NEXT).join(CA_KEY), &dir.join(CA_KEY))?;
-    }
-    settle(dir)
-}
-
-/// The authority in `next/`; `None` if there is none, or only half of one.
-pub(crate) fn next_authority(dir: &Path, trust_domain: &str) -> Option<Authority> {
-    let next = dir.join(NEXT);
-    load_authority(&next.join(CA_CERT), &next.join(CA_KEY), Some(trust_domain)).ok()
-}
-
-/// Writes the next authority into `next/`.
-pub(crate) fn write_next(dir: &Path, authority: &Authority) -> Result<(), BundleError> {
-    let next = dir.join(NEXT);
-    remove_next(dir)?;
-    create_dir(&next)?;
-    write(&next.join(CA_KEY), authority.key_pem().as_bytes(), disk::SECRET)?;
-    write(&next.join(CA_CERT), authority.pem().as_bytes(), disk::PUBLIC)
-}
-
-/// Removes the next authority: the certificate first, so that it never stands there without its key.
-pub(crate) fn remove_next(dir: &Path) -> Result<(), BundleError> {
-    for name in [CA_CERT, CA_KEY] {
-        remove(&dir.join(NEXT).join(name))?;
-    }
-    let _ = fs::remove_dir(dir.join(NEXT));
-    Ok(())
-}
-
-fn load_authority(
+pub(crate) fn load_authority(
     cert: &Path,
     key: &Path,
     trust_domain: Option<&str>,
@@ -494,7 +440,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), BundleError> {
     disk::remove(path).map_err(|source| disk_error("removing", path, source))
 }
 
-fn move_file(from: &Path, to: &Path) -> Result<(), BundleError> {
+pub(crate) fn move_file(from: &Path, to: &Path) -> Result<(), BundleError> {
     disk::rename(from, to).map_err(|source| disk_error("replacing", to, source))
 }
 

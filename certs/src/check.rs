@@ -1,6 +1,5 @@
 //! Looks at a certificate file as the other side of a connection would.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -8,6 +7,7 @@ use crate::certificate::Certificate;
 use crate::error::{Refusal, TlsError};
 use crate::identity::Identity;
 use crate::pem;
+use crate::state::State;
 use crate::tls::{Files, check_chain, provider};
 use crate::trust::Bundle;
 use crate::verify;
@@ -36,14 +36,14 @@ pub enum Good {
 pub fn file(
     path: &Path,
     bundle: &Bundle,
-    denied: &HashSet<[u8; 32]>,
+    state: &State,
     now: SystemTime,
 ) -> Result<Good, TlsError> {
     let chain = pem::read_certificates(path)?;
     let refused = |why| TlsError::Refused { path: path.to_owned(), why };
     let certificate = chain.first().and_then(|der| Certificate::parse(der).ok());
     let certificate = certificate.ok_or_else(|| refused(Refusal::Malformed))?;
-    if denied.contains(&certificate.spki_sha256) {
+    if state.is_denied(&certificate.spki_sha256) {
         return Err(refused(Refusal::Revoked));
     }
     if certificate.is_ca {

@@ -10,6 +10,10 @@ use crate::identity;
 use crate::pem;
 use crate::tls::{Material, TlsError};
 
+/// What every Secret of ours has between its name and its content.
+const KIND: &str =
+    "  labels:\n    app.kubernetes.io/part-of: tributary\ntype: kubernetes.io/tls\ndata:\n";
+
 /// The Secret's place in Kubernetes.
 pub struct Place<'a> {
     /// Its name.
@@ -33,20 +37,15 @@ pub fn kubernetes_secret(
     }
     Material::load(&bundle::files(folder))?;
     let mut text = Zeroizing::new(String::from("apiVersion: v1\nkind: Secret\nmetadata:\n"));
-    text.push_str(&format!("  name: {}\n", place.name));
-    if let Some(namespace) = place.namespace {
-        text.push_str(&format!("  namespace: {namespace}\n"));
-    }
-    text.push_str(
-        "  labels:\n    app.kubernetes.io/part-of: tributary\ntype: kubernetes.io/tls\ndata:\n",
-    );
+    let namespace = place.namespace.map(|name| ["  namespace: ", name, "\n"]).unwrap_or_default();
+    let metadata = ["  name: ", place.name, "\n"].into_iter().chain(namespace);
+    text.extend(metadata.chain([KIND]));
     for name in [CA_CERT, LEAF_CERT, LEAF_KEY] {
         let path = folder.join(name);
         let bytes =
             Zeroizing::new(fs::read(&path).map_err(|source| TlsError::Read { path, source })?);
-        text.push_str(&format!("  {name}: "));
-        text.push_str(&Zeroizing::new(pem::base64(&bytes)));
-        text.push('\n');
+        let value = Zeroizing::new(pem::base64(&bytes));
+        text.extend(["  ", name, ": ", value.as_str(), "\n"]);
     }
     Ok(text)
 }

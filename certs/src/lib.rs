@@ -15,6 +15,7 @@ pub mod revoke;
 pub mod rotate;
 pub mod state;
 pub mod status;
+pub mod succession;
 pub mod tls;
 pub mod token;
 pub mod trust;

@@ -18,7 +18,8 @@ use std::time::{Duration, SystemTime};
 use crate::authority::Authority;
 use crate::bundle::{self, BundleError, COLLECTOR, Folder};
 use crate::state::{State, StateError};
-use crate::trust::Bundle;
+use crate::succession;
+use crate::trust::{Bundle, TrustError};
 
 pub use plan::{Hash, Kind, Lack, Outcome, Past, Rotation, Sighting, Step};
 pub use preview::preview;
@@ -145,10 +146,10 @@ pub fn begin(dir: &Path, wish: &Wish, now: SystemTime) -> Result<Begun, RotateEr
             state.history.push(past);
         }
         // The next authority's key lay beside the present one's: after a theft it is no better.
-        bundle::remove_next(dir)?;
+        succession::remove_next(dir)?;
         if let Some(next) = &wish.next {
             check_next(&folder, next)?;
-            bundle::write_next(dir, next)?;
+            succession::write_next(dir, next)?;
             if !next.names_trust_domain() {
                 state.trust_domain = Some(folder.authority().trust_domain().to_owned());
             }
@@ -167,11 +168,11 @@ pub fn withdraw(dir: &Path, now: SystemTime) -> Result<bool, RotateError> {
         if rotation.kind == Kind::Emergency || rotation.step >= Step::Activate {
             return Err(RotateError::TooLate { step: rotation.step });
         }
-        if let Some(next) = bundle::next_authority(dir, folder.authority().trust_domain()) {
+        if let Some(next) = succession::next_authority(dir, folder.authority().trust_domain()) {
             let bundle = folder.bundle()?.without(&next.certificate().spki_sha256);
             steps::publish(dir, &bundle)?;
         }
-        bundle::remove_next(dir)?;
+        succession::remove_next(dir)?;
         state.history.push(rotation.end(Outcome::Withdrawn, now));
         state.rotation = None;
         Ok(true)
@@ -243,6 +244,9 @@ pub enum RotateError {
         /// The reason.
         why: String,
     },
+    /// Both authorities make no bundle.
+    #[error("the next authority beside the present ones: {0}")]
+    Trust(#[from] TrustError),
     /// The folder cannot be read or written.
     #[error(transparent)]
     Folder(#[from] BundleError),

@@ -487,12 +487,12 @@ mod tests {
     fn what_has_run_out_is_forgotten_after_a_week() {
         let day = Duration::from_secs(86_400);
         let now = SystemTime::now();
-        let mut state = State::default();
-        state.denied = vec![
+        let entries = [
             denied(1, now, Some(now - 8 * day)),
             denied(2, now, Some(now - 6 * day)),
             denied(3, now, None),
         ];
+        let mut state = State { denied: entries.to_vec(), ..State::default() };
         state.prune(now);
         assert_eq!(state.denied_keys(), HashSet::from([[2; 32], [3; 32]]));
     }

@@ -94,7 +94,7 @@ pub fn read(dir: &Path, now: SystemTime) -> Result<Vec<Row>, BundleError> {
     match bundle::leaf(&next) {
         Ok(certificate) => rows.push(row("next ca".to_owned(), &certificate, next, now)),
         Err(_) if next.exists() => {
-            rows.push(unreadable("next ca".to_owned(), next, "not readable"))
+            rows.push(unreadable("next ca".to_owned(), next, "not readable"));
         }
         Err(_) => {}
     }

@@ -1,6 +1,6 @@
 //! OpenSSL agrees with every kind of certificate that is made here.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -17,7 +17,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn openssl(dir: &Path, arguments: &str) -> Output {
     let mut command = Command::new("openssl");
     command.args(arguments.split_whitespace()).current_dir(dir);
-    command.output().unwrap_or_else(|error| panic!("openssl ({error}): tests/run installs it"))
+    command.output().expect("tests/run installs openssl")
 }
 
 fn ok(dir: &Path, arguments: &str) -> String {

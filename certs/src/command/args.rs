@@ -214,6 +214,7 @@ pub struct RevokeArgs {
 
 /// `rotate`
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[group(id = "what", multiple = false, args = ["ca", "leaf", "all", "emergency", "status", "withdraw"])]
 pub struct RotateArgs {
     /// The authority, and with it every certificate.

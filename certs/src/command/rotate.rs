@@ -15,6 +15,7 @@ use tributary_certs::rotate::{
     self, Begun, Fleet, Kind, Outcome, Past, Policy, Rotation, Step, Wish,
 };
 use tributary_certs::state::State;
+use tributary_certs::succession;
 use tributary_certs::token::{self, DEFAULT_TTL, Grant};
 
 use super::args::{Output, RotateArgs};
@@ -91,7 +92,7 @@ fn wish(args: &RotateArgs) -> anyhow::Result<Wish> {
             ));
         }
     };
-    let next = args.from_ca.as_ref().map(|(cert, key)| bundle::authority_in(dir, (cert, key)));
+    let next = args.from_ca.as_ref().map(|(cert, key)| succession::authority_in(dir, (cert, key)));
     Ok(Wish {
         kind,
         targets,
@@ -112,11 +113,13 @@ fn dry_run(
     let now = SystemTime::now();
     let plan = rotate::preview(dir, wish, now)?;
     match output {
-        Output::Table => write!(
-            out,
-            "{}nothing was changed; agents are shown as a collector last noted them down\n",
-            rotate::plan(&plan, now)
-        )?,
+        Output::Table => {
+            write!(out, "{}", rotate::plan(&plan, now))?;
+            writeln!(
+                out,
+                "nothing was changed; agents are shown as a collector last noted them down"
+            )?;
+        }
         Output::Json => {
             writeln!(out, "{}", serde_json::to_string_pretty(&rotate::rotation_json(&plan))?)?;
         }

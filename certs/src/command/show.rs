@@ -66,13 +66,13 @@ pub fn verify(
     (folder, ca): (&FolderArg, Option<&Path>),
     now: SystemTime,
 ) -> anyhow::Result<ExitCode> {
-    let (bundle, denied) = match ca {
-        Some(ca) => (Bundle::read(ca)?, State::default().denied_keys()),
-        None => (Folder::trusted(&folder.dir)?, State::read(&folder.dir)?.denied_keys()),
+    let (bundle, state) = match ca {
+        Some(ca) => (Bundle::read(ca)?, State::default()),
+        None => (Folder::trusted(&folder.dir)?, State::read(&folder.dir)?),
     };
     let mut code = ExitCode::SUCCESS;
     for file in files.iter().map(AsRef::as_ref) {
-        match check::file(file, &bundle, &denied, now) {
+        match check::file(file, &bundle, &state, now) {
             Ok(good) => writeln!(out, "{}: ok: {}", file.display(), describe(&good))?,
             Err(why) => {
                 writeln!(out, "{why}")?;

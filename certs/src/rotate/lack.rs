@@ -104,7 +104,7 @@ fn is_proven(rotation: &Rotation, seen: Option<&Seen>, before: bool) -> bool {
 fn lacks(rotation: &Rotation, seen: Option<&Seen>, bundle: [u8; 32], proven: bool) -> Vec<String> {
     let mut lacks = Vec::new();
     match (rotation.step, seen) {
-        (Step::Preflight, None) | (Step::Wait, None) => lacks.push("is not connected".to_owned()),
+        (Step::Preflight | Step::Wait, None) => lacks.push("is not connected".to_owned()),
         (Step::Prove, None) if !proven => {
             lacks.push("is not connected, and has not shown a new certificate yet".to_owned());
         }

@@ -14,9 +14,8 @@ use crate::table::{self, ago};
 pub fn table(state: &State, now: SystemTime) -> String {
     let Some(rotation) = &state.rotation else { return past(state, now) };
     let begun = (utc(rotation.started_at), ago(rotation.started_at, now));
-    let mut text =
-        format!("rotation of {}, begun {} ({} ago)\n", subject(rotation), begun.0, begun.1);
-    for step in steps(rotation) {
+    let head = format!("rotation of {}, begun {} ({} ago)\n", subject(rotation), begun.0, begun.1);
+    let line = |step: Step| {
         let (mark, state) = match step.cmp(&rotation.step) {
             Ordering::Less => ('✓', String::new()),
             Ordering::Equal if rotation.paused => {
@@ -25,22 +24,21 @@ pub fn table(state: &State, now: SystemTime) -> String {
             Ordering::Equal => ('→', format!("  (for {})", ago(rotation.step_since, now))),
             Ordering::Greater => (' ', String::new()),
         };
-        text += &format!("  {mark} {:<10} {}{state}\n", step.as_str(), step.explain());
-    }
-    text += &match rotation.carried_at {
+        format!("  {mark} {:<10} {}{state}\n", step.as_str(), step.explain())
+    };
+    let steps: String = steps(rotation).map(line).collect();
+    let carried = match rotation.carried_at {
         Some(at) => format!("carried out by a collector, last {} ago\n", ago(at, now)),
         None => "no collector has looked at it yet\n".to_owned(),
     };
-    text + &agents(rotation, now)
+    head + &steps + &carried + &agents(rotation, now)
 }
 
 /// What `tributary-certs rotate --dry-run` prints.
 pub fn plan(rotation: &Rotation, now: SystemTime) -> String {
-    let mut text = format!("would rotate {}, in these steps:\n", subject(rotation));
-    for step in steps(rotation) {
-        text += &format!("    {:<10} {}\n", step.as_str(), step.explain());
-    }
-    text + &agents(rotation, now)
+    let line = |step: Step| format!("    {:<10} {}\n", step.as_str(), step.explain());
+    let steps: String = steps(rotation).map(line).collect();
+    format!("would rotate {}, in these steps:\n{steps}{}", subject(rotation), agents(rotation, now))
 }
 
 fn steps(rotation: &Rotation) -> impl Iterator<Item = Step> {
@@ -91,17 +89,17 @@ fn past(state: &State, now: SystemTime) -> String {
     let Some(last) = state.history.last() else {
         return "no rotation is going on, and there was none yet\n".to_owned();
     };
-    let mut text = format!(
-        "no rotation is going on; the last one ({}) ended {} ({} ago): {}\n",
+    let skipped = match last.skipped.as_slice() {
+        [] => String::new(),
+        skipped => format!("left behind: {}\n", skipped.join(", ")),
+    };
+    format!(
+        "no rotation is going on; the last one ({}) ended {} ({} ago): {}\n{skipped}",
         last.kind.as_str(),
         utc(last.ended_at),
         ago(last.ended_at, now),
         last.result.as_str()
-    );
-    if !last.skipped.is_empty() {
-        text += &format!("left behind: {}\n", last.skipped.join(", "));
-    }
-    text
+    )
 }
 
 fn subject(rotation: &Rotation) -> String {
@@ -122,13 +120,11 @@ fn cells(name: &str, lack: &Lack, now: SystemTime) -> [String; 3] {
         Some(at) => format!("last seen {} ago", ago(at, now)),
         None => "never seen".to_owned(),
     };
-    let mut lacks = lack.lacks.join("; ");
-    if lacks.is_empty() {
-        lacks = if lack.proven { "nothing (seen with a new certificate)" } else { "nothing" }
-            .to_owned();
-    }
-    if lack.skipped {
-        lacks = format!("{lacks}; is left behind");
-    }
-    [name.to_owned(), stream, lacks]
+    let lacks = match lack.lacks.as_slice() {
+        [] if lack.proven => "nothing (seen with a new certificate)".to_owned(),
+        [] => "nothing".to_owned(),
+        lacks => lacks.join("; "),
+    };
+    let skipped = if lack.skipped { "; is left behind" } else { "" };
+    [name.to_owned(), stream, lacks + skipped]
 }

@@ -9,11 +9,12 @@ use super::{
     lack,
 };
 use crate::authority::Authority;
-use crate::bundle::{self, ARCHIVE, COLLECTOR, Folder, LEAF_CERT};
+use crate::bundle::{self, ARCHIVE, BundleError, COLLECTOR, Folder, LEAF_CERT};
 use crate::certificate::{Certificate, hex};
 use crate::disk;
 use crate::pair;
 use crate::state::{How, State};
+use crate::succession;
 use crate::tls::Material;
 use crate::trust::Bundle;
 
@@ -109,7 +110,7 @@ pub(super) fn publish(dir: &Path, bundle: &Bundle) -> Result<(), RotateError> {
     let names = bundle::leaf_folders(dir)?;
     for name in names.iter().rev() {
         let files = bundle::files(&dir.join(name));
-        pair::install_bundle(&files, &text).map_err(bundle::BundleError::from)?;
+        pair::install_bundle(&files, &text).map_err(BundleError::from)?;
     }
     Ok(())
 }
@@ -143,8 +144,7 @@ impl Work<'_> {
             Step::Prepare => self.prepare()?,
             Step::Publish => {
                 let next = self.next()?;
-                let both =
-                    self.folder.bundle()?.with(&authority_bundle(&next)?).map_err(refused)?;
+                let both = self.folder.bundle()?.with(&authority_bundle(&next)?)?;
                 publish(self.dir, &both)?;
                 return Ok(true);
             }
@@ -190,28 +190,29 @@ impl Work<'_> {
     }
 
     fn prepare(&mut self) -> Result<(), RotateError> {
-        let next = match bundle::next_authority(self.dir, self.folder.authority().trust_domain()) {
-            Some(next) => next,
-            None => {
-                let present = self.folder.authority();
-                let next = present.successor(self.now).map_err(bundle::BundleError::from)?;
-                bundle::write_next(self.dir, &next)?;
-                next
-            }
-        };
+        let present = self.folder.authority();
+        let made = succession::next_authority(self.dir, present.trust_domain());
+        let next = made.map_or_else(|| self.make_next(), Ok)?;
         self.rotation.to = Some(next.certificate().spki_sha256);
         self.rotation.to_name = Some(next.certificate().subject.clone());
         // What cannot be read back, or is too much for a bundle, shows here and not at an agent.
-        let both =
-            self.folder.bundle()?.with(&authority_bundle(&self.next()?)?).map_err(refused)?;
-        Bundle::parse(both.pem().as_bytes()).map_err(refused)?;
+        let both = self.folder.bundle()?.with(&authority_bundle(&self.next()?)?)?;
+        Bundle::parse(both.pem().as_bytes())?;
         Ok(())
     }
 
+    fn make_next(&self) -> Result<Authority, RotateError> {
+        let next = self.folder.authority().successor(self.now).map_err(BundleError::from)?;
+        succession::write_next(self.dir, &next)?;
+        Ok(next)
+    }
+
     fn next(&self) -> Result<Authority, RotateError> {
-        bundle::next_authority(self.dir, self.folder.authority().trust_domain())
+        succession::next_authority(self.dir, self.folder.authority().trust_domain())
             .filter(|next| Some(next.certificate().spki_sha256) == self.rotation.to)
-            .ok_or_else(|| refused("next/ca.crt and next/ca.key are missing or damaged"))
+            .ok_or_else(|| RotateError::Next {
+                why: "next/ca.crt and next/ca.key are missing or damaged".to_owned(),
+            })
     }
 
     fn activate(&mut self) -> Result<bool, RotateError> {
@@ -238,7 +239,7 @@ impl Work<'_> {
         if Some(self.folder.authority().certificate().spki_sha256) != self.rotation.to {
             self.next()?;
             self.archive()?;
-            bundle::exchange(self.dir)?;
+            succession::exchange(self.dir)?;
             self.folder = Folder::open_locked(self.dir)?;
         }
         let files = bundle::files(&collector_dir(self.dir));
@@ -289,9 +290,5 @@ impl Work<'_> {
 }
 
 fn authority_bundle(authority: &Authority) -> Result<Bundle, RotateError> {
-    Bundle::parse(authority.pem().as_bytes()).map_err(refused)
-}
-
-fn refused(why: impl ToString) -> RotateError {
-    RotateError::Next { why: why.to_string() }
+    Ok(Bundle::parse(authority.pem().as_bytes())?)
 }

@@ -1,3 +1,5 @@
+//! Rotations of a folder whose agents do at once what is desired of them; and a kill between any two changes on disk.
+
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
