@@ -98,7 +98,7 @@ async fn report(State(admin): State<Arc<Admin>>) -> Json<Report> {
     let (status, link) = (admin.spool.status(), admin.link.borrow().clone());
     let (not_after, renewable) = {
         let certificate = admin.certificate.borrow();
-        (certificate.schedule.not_after(), certificate.is_renewable())
+        (certificate.schedule.not_after(), certificate.trust.renewable)
     };
     Json(Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -137,8 +137,8 @@ impl Checked {
 fn load_material(files: &Files) -> Result<Material, StartError> {
     let fail = |error: &TlsError, help: String| StartError::Tls { text: chain(error), help };
     Material::load(files).map_err(|error| {
-        let help = "make a certificate with tributary-certs issue CLUSTER --dir pki, and give its folder's tls.crt, \
-                    tls.key and ca.crt in tls:";
+        let help = "make a certificate with tributary-agent join (the collector's clusters add prints the command) or \
+                    tributary-certs issue CLUSTER --dir pki, and give its folder's tls.crt, tls.key and ca.crt in tls:";
         fail(&error, help.to_owned())
     })
 }

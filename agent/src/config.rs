@@ -249,12 +249,14 @@ impl Door {
     }
 
     fn tls(&self, raw: RawTls) -> Result<tls::Files, ConfigError> {
-        let file = |key: &str, path: Option<PathBuf>| match path {
+        let file = |key: &str, path: Option<PathBuf>| {
+            match path {
             Some(path) => Ok(self.folder.join(path)),
             None => Err(self.fail(
                 &format!("tls.{key}"),
-                "is missing: make one with tributary-certs issue CLUSTER --dir pki",
+                "is missing: make one with tributary-agent join, or tributary-certs issue CLUSTER --dir pki",
             )),
+        }
         };
         Ok(tls::Files {
             cert_file: file("cert_file", raw.cert_file)?,

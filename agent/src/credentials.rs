@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+use tributary_certs::certificate::utc;
 use tributary_certs::digest::sha256;
 use tributary_certs::identity::Identity;
 use tributary_certs::pair::{self, New};
@@ -28,38 +29,25 @@ pub(crate) struct InForce {
     pub(crate) bundle: Bundle,
     /// When its certificate is to be renewed.
     pub(crate) schedule: Schedule,
-    /// The key of its certificate.
-    leaf: [u8; 32],
-    /// Whether it may renew its certificate and keep new bundles itself.
-    renewable: bool,
-    /// Why the last bundle or certificate could not be put in force; empty if it was.
-    error: String,
+    /// The same as the collector is told.
+    pub(crate) trust: v1::Trust,
+    /// Its certificate's serial number.
+    serial: String,
 }
 
 impl InForce {
     fn new(material: &Material, renewable: bool) -> Self {
-        let certificate = material.certificate();
+        let (certificate, bundle) = (material.certificate(), material.bundle().clone());
         Self {
-            bundle: material.bundle().clone(),
             schedule: Schedule::new(certificate.not_before, certificate.not_after, renewable),
-            leaf: certificate.spki_sha256,
-            renewable,
-            error: String::new(),
-        }
-    }
-
-    /// Whether the agent renews its certificate itself.
-    pub(crate) fn is_renewable(&self) -> bool {
-        self.renewable
-    }
-
-    /// The same as the collector is told.
-    pub(crate) fn trust(&self) -> v1::Trust {
-        v1::Trust {
-            bundle_sha256: self.bundle.digest().to_vec().into(),
-            leaf_spki_sha256: self.leaf.to_vec().into(),
-            renewable: self.renewable,
-            error: self.error.clone(),
+            trust: v1::Trust {
+                bundle_sha256: bundle.digest().to_vec().into(),
+                leaf_spki_sha256: certificate.spki_sha256.to_vec().into(),
+                renewable,
+                error: String::new(),
+            },
+            serial: certificate.serial.clone(),
+            bundle,
         }
     }
 }
@@ -124,7 +112,6 @@ impl Credentials {
         metrics: CertificateMetrics,
     ) -> Arc<Self> {
         let renewable = renew && pair::is_writable(&files);
-        let looked = Looked { contents: contents(&files), judged: true, ..Looked::default() };
         metrics.show(material.not_after(), SystemTime::now());
         Arc::new(Self {
             tls,
@@ -133,7 +120,7 @@ impl Credentials {
             handover,
             metrics,
             in_force: watch::Sender::new(InForce::new(material, renewable)),
-            looked: Mutex::new(looked),
+            looked: Mutex::default(),
             files,
         })
     }
@@ -143,11 +130,16 @@ impl Credentials {
         self.in_force.subscribe()
     }
 
-    /// Reads the files again, now.
+    /// Reads the files again, now; the caller tells what is wrong with them.
     pub(crate) fn reload(&self) -> Result<(), String> {
         let mut looked = self.looked();
-        *looked = Looked { contents: contents(&self.files), judged: true, complaint: None };
-        self.judge(&mut looked)
+        let contents = contents(&self.files);
+        let done = self.judge();
+        *looked = Looked { contents, judged: true, complaint: done.clone().err() };
+        if done.is_err() {
+            self.metrics.reloads_refused.inc();
+        }
+        done
     }
 
     /// Looks whether somebody has changed the files, and puts them in force if they fit together. To be called often: a
@@ -160,10 +152,15 @@ impl Credentials {
             looked.judged = false;
         } else if !looked.judged {
             looked.judged = true;
-            let _ = self.judge(&mut looked);
+            let complaint = self.judge().err();
+            if let Some(error) = complaint.as_ref().filter(|_| complaint != looked.complaint) {
+                self.metrics.reloads_refused.inc();
+                tracing::error!(error, "the certificate files are refused; the old ones stay");
+            }
+            looked.complaint = complaint;
         } else if looked.complaint.is_some() {
-            // Time may have healed it: a certificate that was not valid yet.
-            let _ = self.judge(&mut looked);
+            // Time may heal it: a certificate that was not valid yet.
+            looked.complaint = self.judge().err();
         }
         self.metrics.show(self.in_force.borrow().schedule.not_after(), SystemTime::now());
     }
@@ -172,11 +169,11 @@ impl Credentials {
     pub(crate) fn replace_bundle(&self, ca_pem: &[u8], collector: &[u8; 32]) {
         let mut looked = self.looked();
         let done = self.try_bundle(ca_pem, collector);
-        if let Err(why) = &done {
-            tracing::error!(error = why, "a bundle of authorities is refused; the old one stays");
+        match &done {
+            Ok(()) => looked.ours(&self.files),
+            Err(error) => tracing::error!(error, "a bundle is refused; the old one stays in force"),
         }
-        looked.ours(&self.files);
-        self.in_force.send_modify(|now| now.error = done.err().unwrap_or_default());
+        self.in_force.send_modify(|now| now.trust.error = done.err().unwrap_or_default());
     }
 
     fn try_bundle(&self, ca_pem: &[u8], collector: &[u8; 32]) -> Result<(), String> {
@@ -197,16 +194,14 @@ impl Credentials {
     /// Keeps the certificate that the collector signed for `pending`.
     pub(crate) fn renewed(&self, pending: &Pending, chain_pem: &[u8]) {
         let mut looked = self.looked();
-        let done = self.try_certificate(pending, chain_pem);
-        looked.ours(&self.files);
-        drop(looked);
-        match done {
+        match self.try_certificate(pending, chain_pem) {
             Ok(()) => {
+                looked.ours(&self.files);
                 self.metrics.renewed(Outcome::renewed);
                 tracing::info!("the certificate is renewed");
             }
             Err(why) => {
-                self.in_force.send_modify(|now| now.error.clone_from(&why));
+                self.in_force.send_modify(|now| now.trust.error.clone_from(&why));
                 self.renewal_failed(&why);
             }
         }
@@ -238,20 +233,10 @@ impl Credentials {
         });
     }
 
-    /// Reads the files and puts them in force; tells once what is wrong.
-    fn judge(&self, looked: &mut Looked) -> Result<(), String> {
-        let done = self
-            .ours(Material::load(&self.files))
-            .and_then(|material| self.put_in_force(&material));
-        let complaint = done.clone().err();
-        if complaint != looked.complaint
-            && let Some(error) = &complaint
-        {
-            self.metrics.reloads_refused.inc();
-            tracing::error!(error, "the certificate files are refused; the old ones stay in force");
-        }
-        looked.complaint = complaint;
-        done
+    /// Reads the files and puts them in force.
+    fn judge(&self) -> Result<(), String> {
+        let material = self.ours(Material::load(&self.files))?;
+        self.put_in_force(&material)
     }
 
     /// A certificate must be usable, and stay for the same agent.
@@ -267,29 +252,24 @@ impl Credentials {
 
     fn put_in_force(&self, material: &Material) -> Result<(), String> {
         let renewable = self.renew && pair::is_writable(&self.files);
-        let new = InForce::new(material, renewable);
-        let old = self.in_force.borrow().clone();
-        if new.trust() == old.trust() && new.schedule.not_after() == old.schedule.not_after() {
+        let (mut new, old) = (InForce::new(material, renewable), self.in_force.borrow().clone());
+        let same_certificate = new.serial == old.serial;
+        if same_certificate && new.trust == old.trust {
             return Ok(());
+        }
+        if same_certificate && new.trust.renewable == old.trust.renewable {
+            new.schedule = old.schedule;
         }
         self.tls.replace(material).map_err(|error| chain(&error))?;
         self.metrics.show(material.not_after(), SystemTime::now());
-        let same_leaf =
-            new.leaf == old.leaf && new.schedule.not_after() == old.schedule.not_after();
         tracing::info!(
             authorities = new.bundle.len(),
-            serial = material.certificate().serial,
-            not_after = tributary_certs::certificate::utc(material.not_after()),
+            serial = new.serial,
+            not_after = utc(material.not_after()),
             "certificates are in force"
         );
-        self.in_force.send_modify(|now| {
-            let schedule = now.schedule;
-            *now = new;
-            if same_leaf {
-                now.schedule = schedule;
-            }
-        });
-        if !same_leaf {
+        self.in_force.send_replace(new);
+        if !same_certificate {
             self.handover.renew();
         }
         Ok(())

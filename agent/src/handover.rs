@@ -83,36 +83,40 @@ impl Handover {
         });
     }
 
-    /// One session less. People hear of it unless another one serves instead.
-    fn leave(&self, welcomed: bool, error: Option<String>) {
-        let collector = &self.collector;
+    /// One session less; whether another one is open.
+    fn leave(&self) -> bool {
+        let mut others = false;
         self.state.send_modify(|state| {
             state.open = state.open.saturating_sub(1);
-            let up = state.open > 0;
-            if up && welcomed {
-                return;
-            }
-            let news = state.error != error || (state.connected && !up);
-            let why = error.as_deref().unwrap_or("the collector is going away");
-            match (news, up) {
-                (true, true) => tracing::warn!(
-                    collector,
-                    error = why,
-                    "the new session failed, the old one goes on; trying again"
-                ),
-                (true, false) => {
-                    tracing::warn!(collector, error = why, "no session; trying again");
-                    state.since = now();
+            others = state.open > 0;
+            if !others {
+                if state.connected {
+                    (state.connected, state.since) = (false, now());
                 }
-                (false, _) => {}
-            }
-            if !up {
-                state.connected = false;
                 self.metrics.connected.set(0);
                 self.metrics.in_flight.set(0);
             }
-            state.error = error;
         });
+        others
+    }
+
+    /// Says why there is no session, or no new one; once, as long as it stays the same.
+    fn complain(&self, error: Option<String>, others: bool) {
+        let collector = &self.collector;
+        let why = error.as_deref().unwrap_or("the collector is going away");
+        if error.is_some() && self.state.borrow().error == error {
+            return;
+        }
+        if others {
+            tracing::warn!(
+                collector,
+                error = why,
+                "no new session, the old one goes on; trying again"
+            );
+        } else {
+            tracing::warn!(collector, error = why, "no session; trying again");
+        }
+        self.state.send_modify(|state| state.error = error);
     }
 }
 
@@ -197,20 +201,26 @@ impl Turn {
 
     /// The session has ended, or never began.
     pub(crate) fn end(mut self, end: &Result<End, SessionError>) {
+        let handover = Arc::clone(&self.handover);
         let error = end.as_ref().err().map(|error| chain(error));
         if error.is_some() {
             let stage = if self.welcomed { Reached::session } else { Reached::connect };
-            self.handover.metrics.failures.get_or_create(&Stage { stage }).inc();
+            handover.metrics.failures.get_or_create(&Stage { stage }).inc();
         }
         self.open = false;
-        self.handover.leave(self.welcomed, error);
+        let others = handover.leave();
+        // A session that has served makes room for another one: no news, whatever its end.
+        let quiet = matches!(end, Ok(End::Drained | End::Replaced)) || (others && self.welcomed);
+        if !quiet {
+            handover.complain(error, others);
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         if self.open {
-            self.handover.leave(self.welcomed, None);
+            self.handover.leave();
         }
     }
 }

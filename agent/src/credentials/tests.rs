@@ -11,7 +11,7 @@ impl Bench {
     }
 
     fn error(&self) -> String {
-        self.in_force().error
+        self.in_force().trust.error
     }
 
     /// The text of one of our files, or of another folder's.
@@ -48,7 +48,7 @@ fn a_bundle_is_kept_on_disk_and_in_force() {
     bench.credentials.replace_bundle(both.pem().as_bytes(), &old.authority());
     assert_eq!((bench.error().as_str(), bench.in_force().bundle), ("", both.clone()));
     assert_eq!(bench.material("pki", "eu-1").bundle(), &both);
-    assert_eq!(bench.in_force().trust().bundle_sha256, both.digest().to_vec());
+    assert_eq!(bench.in_force().trust.bundle_sha256, both.digest().to_vec());
     assert_eq!(bench.tls.generation(), 2, "new connections use it");
     bench.look_twice();
     assert_eq!(bench.tls.generation(), 2, "what we wrote ourselves is no news");
@@ -101,7 +101,7 @@ fn a_renewed_certificate_is_kept_and_a_wrong_one_is_not() {
     assert_eq!((bench.error().as_str(), bench.text("pki/eu-1/tls.crt")), ("", chain));
     assert_eq!(bench.certificate.renewals(Outcome::renewed), 1);
     let spki = bench.material("pki", "eu-1").certificate().spki_sha256;
-    assert_eq!(bench.in_force().trust().leaf_spki_sha256, spki.to_vec());
+    assert_eq!(bench.in_force().trust.leaf_spki_sha256, spki.to_vec());
     let due = bench.in_force().schedule.due().unwrap();
     assert!(due > SystemTime::now() + DAY / 3, "renewed again at half life");
 }
@@ -121,10 +121,10 @@ fn files_from_elsewhere_are_taken_once_they_fit_together() {
     bench.put("tls.key", &bench.text("again/tls.key")[..90]);
     bench.look_twice();
     assert_eq!(bench.certificate.reloads_refused.get(), 2);
-    assert_eq!((bench.in_force().leaf, bench.tls.generation()), (old.leaf, 1));
+    assert_eq!((bench.in_force().serial, bench.tls.generation()), (old.serial, 1));
     bench.put("tls.key", &bench.text("again/tls.key"));
     bench.look_twice();
-    assert_eq!(bench.in_force().leaf, new.certificate().spki_sha256);
+    assert_eq!(bench.in_force().serial, new.certificate().serial);
     assert_eq!(bench.tls.generation(), 2);
 }
 
@@ -149,13 +149,13 @@ fn a_swapped_folder_of_links_is_followed_and_not_written() {
     let metrics = bench.certificate.clone();
     let ours = Credentials::new((files, true), &material, tls, bench.handover.clone(), metrics);
     let now = || ours.watch().borrow().clone();
-    assert!(!now().renewable && now().schedule.due().is_none());
+    assert!(!now().trust.renewable && now().schedule.due().is_none());
     ours.replace_bundle(material.bundle().pem().as_bytes(), &material.authority());
-    assert!(now().error.contains("somebody else keeps the files"), "{}", now().error);
+    assert!(now().trust.error.contains("somebody else keeps the files"), "{}", now().trust.error);
     swap("again");
     ours.look();
     ours.look();
-    assert_eq!(now().leaf, new.certificate().spki_sha256);
+    assert_eq!(now().serial, new.certificate().serial);
 }
 
 #[test]

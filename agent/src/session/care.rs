@@ -44,7 +44,7 @@ impl Care {
 
     /// What we trust and hold.
     pub(super) fn trust(&mut self) -> v1::Trust {
-        let trust = self.in_force.borrow_and_update().trust();
+        let trust = self.in_force.borrow_and_update().trust.clone();
         self.told = Some(trust.clone());
         trust
     }
@@ -55,7 +55,7 @@ impl Care {
             if !self.in_force.borrow().bundle.contains(&self.peer.authority) {
                 return Err(SessionError::Untrusted);
             }
-            if self.told.as_ref() != Some(&self.in_force.borrow_and_update().trust()) {
+            if self.told.as_ref() != Some(&self.in_force.borrow().trust) {
                 return Ok(ToCollector::Trust(self.trust()));
             }
             let waits = self.pending.as_ref().map(|(until, _)| *until);

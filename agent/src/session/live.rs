@@ -212,7 +212,7 @@ impl<'a> Live<'a> {
             // The next session hears again what else there is.
             Some(_) if self.ending => {}
             Some(ToAgent::Drain(v1::Drain { reason })) => {
-                tracing::info!(reason, "the collector is going away");
+                tracing::info!(reason, "the collector ends the stream");
                 self.ending = true;
             }
             Some(ToAgent::Heartbeat(v1::Heartbeat { now_ms, .. })) => {
