@@ -149,7 +149,7 @@ pub(crate) struct Sessions(Arc<AtomicUsize>);
 
 impl Sessions {
     /// One more, until what this returns is dropped.
-    pub(super) fn begin(&self) -> impl Drop + Send + use<> {
+    pub(super) fn begin(&self) -> Begun {
         self.0.fetch_add(1, Ordering::Relaxed);
         Begun(self.clone())
     }
@@ -159,7 +159,8 @@ impl Sessions {
     }
 }
 
-struct Begun(Sessions);
+/// A session that counts.
+pub(super) struct Begun(Sessions);
 
 impl Drop for Begun {
     fn drop(&mut self) {
@@ -167,7 +168,8 @@ impl Drop for Begun {
     }
 }
 
-/// A connection, as tonic wants it. It breaks when it carries no session whenever its time for that is over.
+/// A connection, as tonic wants it. It breaks if it carries no session when [`Config::max_idle`](super::Config) has
+/// passed, and whenever as much has passed again.
 pub(crate) struct Connection<S> {
     stream: S,
     sessions: Sessions,

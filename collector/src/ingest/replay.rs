@@ -244,13 +244,13 @@ mod tests {
         use tributary_proto::frame::{Content, Encoder};
 
         use crate::ingest::policy::Policy;
-        use crate::ingest::stream::Terms;
+        use crate::ingest::stream::Conditions;
         use crate::ingest::testing;
 
         let folder = testing::Folder::new();
         let key = envelope(b"").stream;
         let policy = Policy { max_series: 1, ..Policy::default() };
-        let terms = Terms { store: folder.store(), cluster_label: "cluster", policy };
+        let conditions = Conditions { store: folder.store(), cluster_label: "cluster", policy };
         let (mut live, mut replayer) = (StreamReader::new(key.clone()), Replayer::default());
         let mut encoder = Encoder::new(7, 1);
         for seq in 1..=3 {
@@ -261,7 +261,7 @@ mod tests {
             let content = Content { samples: &samples, ..Content::default() };
             let frame = encoder.encode(seq, Timestamp::MIN, &content).unwrap();
             let state_only = seq == 2;
-            let admitted = live.accept(&frame, &terms, Timestamp::MAX, state_only).unwrap();
+            let admitted = live.accept(&frame, &conditions, Timestamp::MAX, state_only).unwrap();
             let again = replayer
                 .batch(&admitted.payload, &mut |cluster, labels| {
                     folder.store().find(cluster, labels).expect("nothing new is made")

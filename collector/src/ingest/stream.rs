@@ -24,7 +24,7 @@ pub(crate) struct StreamReader {
 }
 
 /// What is decided for frames that arrive now.
-pub(crate) struct Terms<'a> {
+pub(crate) struct Conditions<'a> {
     /// Where series are looked up.
     pub(crate) store: &'a Store,
     /// The name of the label that the cluster is stamped into.
@@ -63,30 +63,30 @@ impl StreamReader {
     pub(crate) fn accept(
         &mut self,
         frame: &[u8],
-        terms: &Terms<'_>,
+        conditions: &Conditions<'_>,
         received_at: Timestamp,
         state_only: bool,
     ) -> Result<Admitted, FrameError> {
         let cluster = self.key.cluster.clone();
         // Counted once a frame; the frame's own new series are added as they are made.
-        let mut count = terms.store.series_count(&cluster);
+        let mut count = conditions.store.series_count(&cluster);
         let read = self.read(frame, |_, labels| {
-            let stamped = stamp(labels, terms.cluster_label, &cluster);
-            terms.policy.check_shape(&stamped)?;
-            if let Some(id) = terms.store.find(&cluster, &stamped) {
+            let stamped = stamp(labels, conditions.cluster_label, &cluster);
+            conditions.policy.check_shape(&stamped)?;
+            if let Some(id) = conditions.store.find(&cluster, &stamped) {
                 return Ok(id);
             }
-            if count >= terms.policy.max_series {
+            if count >= conditions.policy.max_series {
                 return Err(Reason::SeriesLimit);
             }
             count += 1;
-            Ok(terms.store.resolve(&cluster, &stamped))
+            Ok(conditions.store.resolve(&cluster, &stamped))
         })?;
         let envelope = Envelope {
             stream: self.key.clone(),
             received_at,
             state_only,
-            cluster_label: Some(terms.cluster_label),
+            cluster_label: Some(conditions.cluster_label),
             refused: read.refused.clone(),
             frame,
         };

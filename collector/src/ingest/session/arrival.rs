@@ -11,7 +11,7 @@ use tributary_store::{Accepted, Reason, StreamKey};
 use crate::ingest::Shared;
 use crate::ingest::metrics::{IngestMetrics, because, of};
 use crate::ingest::registry::{Durable, Registry};
-use crate::ingest::stream::{Admitted, StreamReader, Terms};
+use crate::ingest::stream::{Admitted, Conditions, StreamReader};
 
 /// How far the frames of this connection have come.
 #[derive(Debug, Clone, Default)]
@@ -42,12 +42,12 @@ impl Arrival {
         reader: &mut StreamReader,
     ) -> Result<(), FrameError> {
         let shared = &self.shared;
-        let terms = Terms {
+        let conditions = Conditions {
             store: &shared.store,
             cluster_label: &shared.config.cluster_label,
             policy: shared.policies.load().of(&self.key.cluster),
         };
-        let admitted = reader.accept(data, &terms, self.received_at, self.for_state)?;
+        let admitted = reader.accept(data, &conditions, self.received_at, self.for_state)?;
         self.count(&admitted);
         let answer = Answer {
             metrics: shared.metrics.clone(),

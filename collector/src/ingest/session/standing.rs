@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
+use tributary_certs::rotate::Desired;
 use tributary_certs::tls::Peer;
 use tributary_proto::convert::{ToAgent, Trust};
 use tributary_proto::v1;
@@ -18,7 +19,6 @@ use super::end::End;
 use crate::ingest::Shared;
 use crate::ingest::metrics::of;
 use crate::ingest::trust::{KeyHash, Terms};
-use tributary_certs::rotate::Desired;
 
 /// An agent that was asked for something is left alone for this long, then asked again if it still lacks it.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 const SIGN_AGAIN: Duration = Duration::from_secs(1);
 /// How long agents may wait before they open a new connection: in a rotation, and otherwise.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(1);
-const RECONNECT_AT_LEISURE: Duration = Duration::from_secs(60);
+const RECONNECT_AT_LEISURE: Duration = Duration::from_secs(30);
 
 /// One agent's certificates, and what it was asked for. It never waits: what there is to say lies in [`Standing::next`],
 /// at most one request and one answer, the newest of each.

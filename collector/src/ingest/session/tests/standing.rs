@@ -172,7 +172,7 @@ async fn what_an_agent_cannot_do_it_is_not_asked_for() {
             Terms { leaf: [10; 32], ..terms() },
             peer(),
             None,
-            "Some(Connection(60s))",
+            "Some(Connection(30s))",
         ),
         (
             "another authority's key",
