@@ -124,8 +124,9 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
             tracing::info!(step, "{note}");
         }
         let state = State::read(&self.dir)?;
-        self.credentials.look();
+        // In this order: that agents should hurry is known before the new certificate is.
         self.credentials.govern(state.denied_keys(), advanced.desired)?;
+        self.credentials.look();
         Ok(state)
     }
 
