@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -262,6 +263,14 @@ impl Collector {
         found.map_or(Value::Null, |found| found["agents"][0].clone())
     }
 
+    /// Waits until a cluster's only agent is connected, or is not any more.
+    pub async fn connected(&self, cluster: &str, connected: bool) {
+        eventually(&format!("{cluster} connected: {connected}"), async || {
+            (self.agent(cluster).await["connected"] == connected).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until an alert fires; returns it.
     pub async fn fires(&self, alert: &str) -> Value {
         let url = format!("{}/api/v1/alerts", self.url);
@@ -305,6 +314,21 @@ fn sample(pair: &Value) -> Option<(i64, String)> {
 /// Milliseconds, rounded to a whole number of `step` milliseconds, `ago` milliseconds before now.
 pub fn aligned(step: i64, ago: i64) -> i64 {
     (now_ms() - ago) / step * step
+}
+
+/// Puts a version of a Secret in place as the kubelet does: a folder of its own, and one rename of `..data`.
+pub fn mount(secret: &Path, volume: &Path, version: &str) {
+    let folder = volume.join(format!("..{version}"));
+    fs::create_dir_all(&folder).unwrap();
+    for name in ["tls.crt", "tls.key", "ca.crt"] {
+        fs::copy(secret.join(name), folder.join(name)).unwrap();
+        let link = volume.join(name);
+        if !link.is_symlink() {
+            symlink(Path::new("..data").join(name), link).unwrap();
+        }
+    }
+    symlink(format!("..{version}"), volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
 }
 
 /// The binary of this build.

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use tributary_tests::eventually;
 use tributary_tests::process::Process;
 use tributary_tests::world::{EVERYTHING, World, binary, free_port};
 
@@ -11,10 +10,7 @@ async fn the_older_of_two_agents_is_fenced_and_an_alert_says_so() {
     let world = World::new();
     let collector = world.collector("").await;
     let older = world.agent("eu-1", collector.ingest, EVERYTHING, "").await;
-    eventually("the first is connected", async || {
-        (collector.agent("eu-1").await["connected"] == true).then_some(())
-    })
-    .await;
+    collector.connected("eu-1", true).await;
 
     // The same folder somewhere else: a copied disk image, a second replica.
     let (here, copy) = (world.path("eu-1"), world.path("copy"));

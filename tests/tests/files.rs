@@ -1,32 +1,15 @@
 //! Certificates that somebody else puts into a folder are taken up when they change: whole pairs, and nothing else.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
 
 use tributary_tests::eventually;
 use tributary_tests::http::get;
 use tributary_tests::prometheus::deliver;
-use tributary_tests::world::{Agent, Collector, EVERYTHING, World, aligned};
+use tributary_tests::world::{Agent, Collector, EVERYTHING, World, aligned, mount};
 
 /// Issues another certificate for eu-1 into a folder of the world.
 fn issue(world: &World, folder: &str) {
     world.certs(&["issue", "eu-1", "--dir", "pki", "--instance", "agent", "--out", folder]);
-}
-
-/// Puts a version of a Secret in place as the kubelet does: a folder of its own, and one rename of `..data`.
-fn mount(secret: &Path, volume: &Path, version: &str) {
-    let folder = volume.join(format!("..{version}"));
-    fs::create_dir_all(&folder).unwrap();
-    for name in ["tls.crt", "tls.key", "ca.crt"] {
-        fs::copy(secret.join(name), folder.join(name)).unwrap();
-        let link = volume.join(name);
-        if !link.is_symlink() {
-            symlink(Path::new("..data").join(name), link).unwrap();
-        }
-    }
-    symlink(format!("..{version}"), volume.join("..data_tmp")).unwrap();
-    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
 }
 
 /// The serial number of the certificate that eu-1 is connected with.
@@ -106,9 +89,6 @@ async fn the_collectors_own_pair_is_watched_too() {
     // The authority is another one, which only a new agent knows: that it gets in shows what is in force.
     world.certs(&["init", "--dir", "pki", "--host", "127.0.0.1", "--force"]);
     let other = world.agent("us-1", collector.ingest, EVERYTHING, "").await;
-    eventually("the new authority's agent is connected", async || {
-        (collector.agent("us-1").await["connected"] == true).then_some(())
-    })
-    .await;
+    collector.connected("us-1", true).await;
     drop(other);
 }

@@ -1,15 +1,78 @@
 //! A rotation of the certificate authority under load: nothing is lost, nothing comes twice, nobody is turned away.
 
+use tributary_tests::eventually;
 use tributary_tests::fleet::{Fleet, setting};
 
+/// The steps of a rotation, in order.
+const STEPS: [&str; 9] =
+    ["preflight", "prepare", "publish", "wait", "activate", "drain", "prove", "taint", "retire"];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_taken_is_stored() {
-    let agents = setting("STORIES_AGENTS", 20);
-    let fleet = Fleet::start(agents).await;
+async fn nobody_notices_a_rotation() {
+    let fleet = Fleet::start(setting("STORIES_AGENTS", 20)).await;
     let load = fleet.load();
     load.goes_on(100).await;
+    let mut rotate = fleet.rotate(&["--ca"]);
+    assert!(rotate.ended().await.success(), "{}", rotate.log());
+    load.goes_on(100).await;
     let sent = load.stop().await;
-    eprintln!("{} sent", sent.count());
     sent.is_stored(&fleet.collector).await;
-    assert_eq!(fleet.failures().await, 0.0);
+    fleet.is_on_new_authority().await;
+    assert_eq!(fleet.failures().await, 0.0, "handshakes or sessions failed");
+    let rejected = "tributary_collector_ingest_samples_rejected_total";
+    assert_eq!(fleet.collector.metric(rejected, &[]).await, 0.0, "samples came twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_away_is_named_and_waited_for() {
+    let mut fleet = Fleet::start(3).await;
+    let load = fleet.load();
+    assert!(fleet.agents[2].process.terminate().await.success());
+
+    let mut rotate = fleet.rotate(&["--ca"]);
+    assert_eq!(rotate.ended().await.code(), Some(1), "{}", rotate.log());
+    assert!(rotate.log().contains("c-2"), "the one who is away is named: {}", rotate.log());
+    assert!(fleet.rotation().is_null(), "the plan is withdrawn");
+
+    let mut rotate = fleet.rotate(&["--ca", "--wait"]);
+    eventually("the rotation waits", async || (fleet.rotation()["step"] == "wait").then_some(()))
+        .await;
+    let mut status = fleet.rotate(&["--status"]);
+    status.ended().await;
+    let lines = status.log();
+    let line = lines.lines().rev().find(|line| line.contains("c-2/agent"));
+    assert!(line.is_some_and(|line| line.contains("is not connected")), "{lines}");
+    assert!(rotate.is_running());
+
+    fleet.agents[2].process.restart();
+    assert!(rotate.ended().await.success(), "{}", rotate.log());
+    load.goes_on(100).await;
+    load.stop().await.is_stored(&fleet.collector).await;
+    fleet.is_on_new_authority().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_everybody_at_every_step_costs_nothing() {
+    let mut fleet = Fleet::start(4).await;
+    let load = fleet.load();
+    for (number, step) in STEPS.iter().enumerate() {
+        let mut rotate = fleet.rotate(&["--ca", "--wait", "--until", step]);
+        eventually(&format!("{step} is begun"), async || {
+            let rotation = fleet.rotation();
+            (rotation["until"] == *step || rotation.is_null()).then_some(())
+        })
+        .await;
+        rotate.kill();
+        fleet.collector.process.kill();
+        let agent = number % fleet.agents.len();
+        fleet.agents[agent].process.restart();
+        fleet.collector.process.restart();
+        rotate.restart();
+        assert!(rotate.ended().await.success(), "{step}: {}", rotate.log());
+        let rotation = fleet.rotation();
+        assert_eq!(rotation["paused"] == true, *step != "retire", "{step}: {rotation}");
+    }
+    load.goes_on(100).await;
+    load.stop().await.is_stored(&fleet.collector).await;
+    fleet.is_on_new_authority().await;
 }
