@@ -16,7 +16,8 @@ use tributary_certs::rotate::{
 };
 use tributary_certs::state::State;
 use tributary_certs::succession;
-use tributary_certs::token::{self, DEFAULT_TTL, Grant};
+use tributary_certs::token::{self, DEFAULT_TTL, Grant, TokenError};
+use zeroize::Zeroizing;
 
 use super::args::{Output, RotateArgs};
 use super::fault::CHECK_FAILED;
@@ -139,38 +140,24 @@ fn emergency(out: &mut dyn Write, dir: &Path, address: Option<&str>) -> anyhow::
     }
     let folder = Folder::open(dir)?;
     let authority = folder.authority().certificate();
-    let hash = hex(&authority.spki_sha256);
-    writeln!(
-        out,
-        "\n\"{}\" is the only authority now. Every agent must enrol again:",
-        authority.subject
-    )?;
-    let address = match address {
-        Some(address) => address.to_owned(),
-        None => collector_address(dir)?,
-    };
+    writeln!(out, "\n\"{}\" is the only authority now; every stream ends", authority.subject)?;
+    let address =
+        address.map_or_else(|| collector_address(dir), |address| Ok(address.to_owned()))?;
     let now = SystemTime::now();
-    let tokens = State::change(dir, |state| {
-        let agents: Vec<String> = state.agents(now).map(str::to_owned).collect();
-        let mut tokens = BTreeMap::new();
-        for name in agents {
-            let Some((cluster, instance)) = name.split_once('/') else { continue };
-            let grant = Grant {
-                cluster: cluster.to_owned(),
-                instance: Some(instance.to_owned()),
-                ttl: DEFAULT_TTL,
-                replace: true,
-            };
-            tokens.insert(name.clone(), token::create(state, &grant, now)?);
-        }
-        Ok::<_, token::TokenError>(tokens)
-    })?;
-    for (name, token) in &tokens {
-        writeln!(out, "\n# {name}, good until {}", utc(now + DEFAULT_TTL))?;
+    let tokens = tokens_for_all(dir, now)?;
+    if !tokens.is_empty() {
         writeln!(
             out,
-            "tributary-agent join https://{address} --token {} --ca-hash sha256:{hash} --force",
-            token.as_str()
+            "\nevery agent must enrol again; run beside it, before {}:",
+            utc(now + DEFAULT_TTL)
+        )?;
+    }
+    for (name, token) in &tokens {
+        writeln!(
+            out,
+            "\n# {name}\ntributary-agent join https://{address} --token {} --ca-hash sha256:{} --force",
+            token.as_str(),
+            hex(&authority.spki_sha256)
         )?;
     }
     writeln!(
@@ -178,6 +165,29 @@ fn emergency(out: &mut dyn Write, dir: &Path, address: Option<&str>) -> anyhow::
         "\nlater, or where the collector dials the agent: tributary-collector clusters add CLUSTER --replace"
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One for each agent that had a certificate, by its name.
+fn tokens_for_all(
+    dir: &Path,
+    now: SystemTime,
+) -> Result<BTreeMap<String, Zeroizing<String>>, TokenError> {
+    State::change(dir, |state| {
+        let names: Vec<String> = state.agents(now).map(str::to_owned).collect();
+        let mut tokens = BTreeMap::new();
+        for name in names {
+            let Some((cluster, instance)) = name.split_once('/') else { continue };
+            let grant = Grant {
+                cluster: cluster.to_owned(),
+                instance: Some(instance.to_owned()),
+                ttl: DEFAULT_TTL,
+                replace: true,
+            };
+            let token = token::create(state, &grant, now)?;
+            tokens.insert(name, token);
+        }
+        Ok(tokens)
+    })
 }
 
 fn collector_address(dir: &Path) -> anyhow::Result<String> {
@@ -270,7 +280,7 @@ impl<'a> Follow<'a> {
         }
         let (step, behind) = &seen;
         if self.changed.1.as_ref().is_none_or(|(before, _)| before != step) && !rotation.paused {
-            self.say(&format!("{:<10} {}", step.as_str(), step.explain()))?;
+            self.say(&format!("{:<10} {}", step.as_str(), rotation.kind.explain(*step)))?;
         }
         for line in behind {
             self.say(&format!("           waits for {line}"))?;

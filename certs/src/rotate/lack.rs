@@ -72,10 +72,11 @@ pub(super) fn sightings(
     for seen in &fleet.agents {
         let Some(at) = seen.last_seen.or(seen.connected.then_some(now)) else { continue };
         let clock_skew_ms = seen.clock_skew_ms;
-        let sighting = Sighting { at, clock_skew_ms, renewable: seen.renewable };
+        let (connected, renewable) = (seen.connected, seen.renewable);
+        let sighting = Sighting { at, connected, clock_skew_ms, renewable };
         let written = sightings.insert(seen.identity.clone(), sighting);
         stale |= written.is_none_or(|written| {
-            written.renewable != seen.renewable
+            (written.connected, written.renewable) != (connected, renewable)
                 || at.duration_since(written.at).is_ok_and(|age| age >= SIGHTING)
         });
     }
@@ -109,17 +110,18 @@ fn lacks(rotation: &Rotation, seen: Option<&Seen>, bundle: [u8; 32], proven: boo
             lacks.push("is not connected, and has not shown a new certificate yet".to_owned());
         }
         (Step::Preflight, Some(seen)) => {
-            if let Some(skew) = clock(seen.clock_skew_ms) {
-                lacks.push(skew);
-            }
+            lacks.extend(clock(seen.clock_skew_ms));
             if !seen.renewable {
                 lacks.push(
                     "cannot renew: its certificate files are not its own to write".to_owned(),
                 );
             }
         }
-        (Step::Wait, Some(seen)) if seen.bundle != Some(bundle) => {
-            lacks.push("does not trust the next authority yet".to_owned());
+        (Step::Wait, Some(seen)) => {
+            lacks.extend(clock(seen.clock_skew_ms));
+            if seen.bundle != Some(bundle) {
+                lacks.push("does not trust the next authority yet".to_owned());
+            }
         }
         (Step::Drain | Step::Prove | Step::Taint, Some(seen)) if !proven => {
             lacks.push(old_use(rotation, seen).to_owned());
@@ -147,10 +149,11 @@ fn old_use(rotation: &Rotation, seen: &Seen) -> &'static str {
     }
 }
 
+/// In whole minutes, so that it stays the same from one look to the next.
 fn clock(skew_ms: i64) -> Option<String> {
     let skew = Duration::from_millis(skew_ms.unsigned_abs());
     let direction = if skew_ms < 0 { "behind" } else { "ahead" };
-    (skew > MAX_CLOCK_SKEW).then(|| format!("its clock is {} s {direction}", skew.as_secs()))
+    (skew > MAX_CLOCK_SKEW).then(|| format!("its clock is {} min {direction}", skew.as_secs() / 60))
 }
 
 impl Rotation {

@@ -43,9 +43,28 @@ impl Kind {
             Self::Emergency => &[S::Prepare, S::Activate, S::Retire, S::Done],
         }
     }
+
+    /// What happens in a step, for people.
+    pub fn explain(self, step: Step) -> &'static str {
+        let leaves = matches!(self, Self::Leaf | Self::All);
+        match step {
+            Step::Preflight => "every agent is there, can renew, and its clock is right",
+            Step::Prepare => "make the next authority",
+            Step::Publish => "trust the old and the next authority, everywhere",
+            Step::Wait => "every agent says that it trusts both",
+            Step::Activate if leaves => "issue new certificates, the collector's own first",
+            Step::Activate => "sign with the next authority from now on",
+            Step::Drain => "every agent renews and opens its stream again",
+            Step::Prove if leaves => "nobody uses an old certificate any more",
+            Step::Prove => "nobody uses the old authority any more",
+            Step::Taint => "watch for use of the old authority",
+            Step::Retire => "trust the old authority no more",
+            Step::Done => "over",
+        }
+    }
 }
 
-/// Where a rotation is: the step that is being carried out.
+/// Where a rotation is: the step that is being carried out. [`Kind::explain`] says what each is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
@@ -99,22 +118,6 @@ impl Step {
             Self::Taint => "taint",
             Self::Retire => "retire",
             Self::Done => "done",
-        }
-    }
-
-    /// What happens in it, for people.
-    pub fn explain(self) -> &'static str {
-        match self {
-            Self::Preflight => "every agent is there, can renew, and its clock is right",
-            Self::Prepare => "make the next authority",
-            Self::Publish => "trust the old and the next authority, everywhere",
-            Self::Wait => "every agent says that it trusts both",
-            Self::Activate => "sign with the next authority from now on",
-            Self::Drain => "every agent renews and opens its stream again",
-            Self::Prove => "nobody uses the old authority any more",
-            Self::Taint => "watch for use of the old authority",
-            Self::Retire => "trust the old authority no more",
-            Self::Done => "over",
         }
     }
 }
@@ -260,6 +263,8 @@ pub struct Sighting {
     /// When the agent was last heard of.
     #[serde(with = "at")]
     pub at: SystemTime,
+    /// Whether it had a stream.
+    pub connected: bool,
     /// How far its clock is ahead of the collector's.
     pub clock_skew_ms: i64,
     /// Whether it can renew its certificate itself.

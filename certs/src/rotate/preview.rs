@@ -7,7 +7,7 @@ use super::{Fleet, RotateError, Rotation, Seen, Wish, check_names, lack};
 use crate::bundle::Folder;
 use crate::state::State;
 
-/// A sighting this young means that the agent is there: they are written down once a minute.
+/// An older sighting means that no collector is running: they are written down once a minute.
 const FRESH: Duration = Duration::from_secs(150);
 
 /// The plan as it would be written, and how ready everybody is; nothing is changed.
@@ -21,7 +21,8 @@ pub fn preview(dir: &Path, wish: &Wish, now: SystemTime) -> Result<Rotation, Rot
     let mut rotation = Rotation::begin(wish, folder.authority().certificate(), now);
     let agents = state.seen.iter().map(|(name, sighting)| Seen {
         identity: name.clone(),
-        connected: now.duration_since(sighting.at).is_ok_and(|age| age <= FRESH),
+        connected: sighting.connected
+            && now.duration_since(sighting.at).is_ok_and(|age| age <= FRESH),
         last_seen: Some(sighting.at),
         clock_skew_ms: sighting.clock_skew_ms,
         renewable: sighting.renewable,

@@ -24,7 +24,7 @@ pub fn table(state: &State, now: SystemTime) -> String {
             Ordering::Equal => ('→', format!("  (for {})", ago(rotation.step_since, now))),
             Ordering::Greater => (' ', String::new()),
         };
-        format!("  {mark} {:<10} {}{state}\n", step.as_str(), step.explain())
+        format!("  {mark} {:<10} {}{state}\n", step.as_str(), rotation.kind.explain(step))
     };
     let steps: String = steps(rotation).map(line).collect();
     let carried = match rotation.carried_at {
@@ -36,7 +36,7 @@ pub fn table(state: &State, now: SystemTime) -> String {
 
 /// What `tributary-certs rotate --dry-run` prints.
 pub fn plan(rotation: &Rotation, now: SystemTime) -> String {
-    let line = |step: Step| format!("    {:<10} {}\n", step.as_str(), step.explain());
+    let line = |step: Step| format!("    {:<10} {}\n", step.as_str(), rotation.kind.explain(step));
     let steps: String = steps(rotation).map(line).collect();
     format!("would rotate {}, in these steps:\n{steps}{}", subject(rotation), agents(rotation, now))
 }

@@ -166,7 +166,7 @@ impl Work<'_> {
             self.state.history.push(past);
         }
         let stops = if self.rotation.paused { "; stopped here as asked" } else { "" };
-        format!("step {} is done: {}{stops}", done.as_str(), done.explain())
+        format!("step {} is done: {}{stops}", done.as_str(), self.rotation.kind.explain(done))
     }
 
     /// The keys that are to vanish: those of all certificates of the targets.

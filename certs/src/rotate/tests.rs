@@ -293,7 +293,7 @@ fn preflight_names_what_stands_in_the_way() {
     world.agent("c/agent").clock_skew_ms = 120_000;
     world.begin(&wish(Kind::Ca)).unwrap();
     assert_eq!(world.run(), Some(Step::Preflight));
-    assert_eq!(world.lacks("a/agent"), "its clock is 3600 s behind");
+    assert_eq!(world.lacks("a/agent"), "its clock is 60 min behind");
     assert_eq!(
         world.lacks("b/agent"),
         "cannot renew: its certificate files are not its own to write; it says: disk full\\n"
@@ -441,5 +441,8 @@ fn sightings_are_written_once_a_minute() {
     world.agent("eu-1/agent").last_seen = Some(now);
     world.turn().unwrap();
     assert_ne!(State::stamp(world.path()), first);
-    assert!(world.state().seen.contains_key("eu-1/agent"));
+    assert!(world.state().seen["eu-1/agent"].connected);
+    world.agent("eu-1/agent").connected = false;
+    world.turn().unwrap();
+    assert!(!world.state().seen["eu-1/agent"].connected);
 }
