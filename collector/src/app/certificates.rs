@@ -38,7 +38,7 @@ impl Certificates {
         Ok(Self { credentials: Arc::new(credentials), metrics })
     }
 
-    /// Starts following the files and, with a PKI folder, everything that works on it. Who is denied is known before
+    /// Starts what works on the PKI folder or, without one, what follows the files. Who is denied is known before
     /// this returns.
     pub(super) fn start(
         self,
@@ -49,10 +49,10 @@ impl Certificates {
     ) {
         let expiry = Expiry::new(self.credentials.clone(), ingest.registry());
         registry.register_collector(Box::new(expiry));
-        if let Some(pki) = &config.pki {
-            self.work_on(pki, config, ingest, intake);
+        match &config.pki {
+            Some(pki) => self.work_on(pki, config, ingest, intake),
+            None => intake.spawn(|stop| self.credentials.follow(stop)),
         }
-        intake.spawn(|stop| self.credentials.follow(stop));
     }
 
     fn work_on(&self, pki: &Pki, config: &Config, ingest: &mut Ingest, intake: &mut Stage) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tributary_certs::certificate::Certificate;
+use tributary_certs::certificate::{Certificate, utc};
 use tributary_certs::digest::sha256;
 use tributary_certs::rotate::Desired;
 use tributary_certs::tls::{ClientTls, Files, Material, ServerTls, TlsError};
@@ -97,18 +97,20 @@ impl Credentials {
         self.put(&mut state, material)
     }
 
-    /// Denies these keys, and wants this of the agents, from now on.
+    /// Denies these keys, and wants this of the agents, from now on; changed files are put in force with it, so that no
+    /// stream sees one without the other.
     pub(crate) fn govern(
         &self,
         denied: HashSet<KeyHash>,
         desired: Desired,
     ) -> Result<(), TlsError> {
         let mut state = self.lock();
-        let same = state.desired.as_ref() == Some(&desired);
-        state.desired = Some(desired);
+        let same = *state.denied == denied && state.desired.as_ref() == Some(&desired);
         if *state.denied != denied {
             state.denied = Arc::new(denied);
-        } else if same {
+        }
+        state.desired = Some(desired);
+        if self.refresh(&mut state) || same {
             return Ok(());
         }
         let material = state.material.clone();
@@ -129,27 +131,30 @@ impl Credentials {
 
     /// Puts changed files in force. A half-written or wrong set is refused and looked at again; what is in force stays.
     pub(crate) fn look(&self) {
-        let mut state = self.lock();
+        self.refresh(&mut self.lock());
+    }
+
+    /// Whether other files are in force now.
+    fn refresh(&self, state: &mut State) -> bool {
+        // Taken before the files are read: if they change in between, the next look finds a difference.
         let found = contents(&state.files);
         if found == state.contents {
             state.refused = None;
-            return;
+            return false;
         }
-        let loaded = Material::load(&state.files).and_then(|material| {
-            let subject = material.certificate().clone();
-            self.put(&mut state, material).map(|()| subject)
-        });
+        let loaded = Material::load(&state.files).and_then(|material| self.put(state, material));
         match loaded {
-            Ok(certificate) => {
-                // Read before the files: if they changed in between, the next look finds a difference.
-                state.contents = found;
-                state.refused = None;
+            Ok(()) => {
+                let certificate = state.material.certificate();
                 tracing::info!(
                     serial = certificate.serial,
                     issuer = certificate.issuer,
-                    until = tributary_certs::certificate::utc(certificate.not_after),
+                    until = utc(certificate.not_after),
                     "the collector's certificate files changed and are in force"
                 );
+                state.contents = found;
+                state.refused = None;
+                true
             }
             Err(error) => {
                 let refused = Some((found, error.to_string()));
@@ -158,6 +163,7 @@ impl Credentials {
                     tracing::error!(%error, "changed certificate files were refused; those in force stay");
                     state.refused = refused;
                 }
+                false
             }
         }
     }

@@ -20,8 +20,8 @@ use super::signer::Turn;
 
 /// How often the state is looked at. A revocation holds after this.
 const LOOK: Duration = Duration::from_millis(200);
-/// The folder is looked at after this long even if its state did not change: people move files.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The folder and the collector's own files are looked at after this long even if the state did not change.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// After a renewal of the collector's own certificate failed.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -89,7 +89,11 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
     pub(crate) fn work(&mut self, now: SystemTime) {
         let fault = match self.advance(now).and_then(|()| self.renew(now)) {
             Ok(()) => String::new(),
-            Err(error) => format!("{error:#}"),
+            Err(error) => {
+                // Whatever the state is like, the collector's own files are followed.
+                self.credentials.look();
+                format!("{error:#}")
+            }
         };
         if fault != self.fault && !fault.is_empty() {
             tracing::error!(error = fault, dir = %self.dir.display(), "working on the PKI folder failed");
@@ -124,9 +128,7 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
             tracing::info!(step, "{note}");
         }
         let state = State::read(&self.dir)?;
-        // In this order: that agents should hurry is known before the new certificate is.
         self.credentials.govern(state.denied_keys(), advanced.desired)?;
-        self.credentials.look();
         Ok(state)
     }
 
