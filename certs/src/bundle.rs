@@ -196,6 +196,7 @@ impl Folder {
         lifetime: Duration,
     ) -> Result<String, BundleError> {
         check_not_reserved(cluster)?;
+        let lifetime = self.at_most(lifetime, now);
         let signed = self.authority.sign_agent(request, (cluster, instance), now, lifetime)?;
         State::change(&self.dir, |state| self.record(state, &signed.certificate, (how, now)))?;
         Ok(signed.chain_pem)
@@ -239,8 +240,15 @@ impl Folder {
             return Err(BundleError::NotCollector { path: target.join(LEAF_CERT) });
         };
         let hosts = if hosts.is_empty() { &present.hosts } else { hosts };
+        let lifetime = if how == How::Renewal { self.at_most(lifetime, now) } else { lifetime };
         let issued = self.authority.issue_collector(&name, hosts, now, lifetime)?;
         self.replace_leaf(state, &target, issued, (how, now))
+    }
+
+    /// What renews itself must go on doing so in the last days of the authority, too.
+    fn at_most(&self, lifetime: Duration, now: SystemTime) -> Duration {
+        let left = self.authority.certificate().not_after.duration_since(now);
+        lifetime.min(left.unwrap_or_default())
     }
 
     /// What is issued is recorded before it is written: a kill between leaves a record of a key that nobody has.

@@ -11,13 +11,13 @@ mod preview;
 mod report;
 mod steps;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::authority::Authority;
 use crate::bundle::{self, BundleError, COLLECTOR, Folder};
-use crate::state::{State, StateError};
+use crate::state::{State, StateError, is_of};
 use crate::succession;
 use crate::trust::{Bundle, TrustError};
 
@@ -122,6 +122,12 @@ pub struct Advance {
     pub note: Vec<String>,
 }
 
+impl Advance {
+    fn idle(desired: Desired) -> Self {
+        Self { step: None, kind: None, desired, leaf_changed: false, note: Vec::new() }
+    }
+}
+
 /// What the collector decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
@@ -142,6 +148,7 @@ pub fn begin(dir: &Path, wish: &Wish, now: SystemTime) -> Result<Begun, RotateEr
             if wish.kind != Kind::Emergency {
                 return Err(RotateError::Busy { kind: running.kind, step: running.step });
             }
+            steps::drop_archived_key(dir, &running.from)?;
             let past = running.end(Outcome::Superseded, now);
             state.history.push(past);
         }
@@ -198,13 +205,7 @@ pub fn advance(
             Ok::<_, RotateError>(())
         })?;
     }
-    Ok(Advance {
-        step: None,
-        kind: None,
-        desired: desired(dir)?,
-        leaf_changed: false,
-        note: Vec::new(),
-    })
+    Ok(Advance::idle(desired(dir)?))
 }
 
 /// What the streams should be like as things stand.
@@ -275,17 +276,16 @@ fn check_names<'a>(
     dir: &Path,
     names: impl Iterator<Item = &'a String>,
 ) -> Result<(), RotateError> {
-    let mut known: HashSet<String> =
-        state.issued.keys().chain(state.seen.keys()).cloned().collect();
-    let clusters =
-        known.iter().filter_map(|name| name.split_once('/')).map(|(name, _)| name.into());
-    let clusters: Vec<String> = clusters.collect();
-    known.extend(clusters);
-    known.extend(bundle::leaf_folders(dir)?);
+    let present = state.rotation.iter().flat_map(|rotation| rotation.agents.keys());
+    let agents: Vec<&String> =
+        state.issued.keys().chain(state.seen.keys()).chain(present).collect();
+    let folders = bundle::leaf_folders(dir)?;
     for name in names {
-        if !known.contains(name) {
-            let mut known: Vec<String> = known.into_iter().filter(|n| !n.contains('/')).collect();
-            known.sort_unstable();
+        if !folders.contains(name) && !agents.iter().any(|agent| is_of(agent, name)) {
+            let clusters = agents.iter().filter_map(|agent| agent.split('/').next());
+            let known: BTreeSet<&str> =
+                clusters.chain(folders.iter().map(String::as_str)).collect();
+            let known: Vec<&str> = known.into_iter().collect();
             return Err(RotateError::Unknown { name: name.clone(), known: known.join(", ") });
         }
     }

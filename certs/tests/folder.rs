@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 use tributary_certs::bundle::{self, BundleError, Folder, Init};
+use tributary_certs::request::{Pending, Request};
+use tributary_certs::state::How;
 use tributary_certs::status::{self, Status};
 use tributary_certs::tls::Material;
 
@@ -90,6 +92,23 @@ fn a_certificate_is_renewed_but_not_given_to_another() {
     let renewed = folder.issue_collector(&[], now, 60 * DAY).unwrap();
     assert_eq!(renewed.certificate.hosts, ["tools.example.org", "::1"]);
     assert!(folder.issue_agent(("eu-1", "a"), None, now, 11 * 365 * DAY).is_err());
+}
+
+#[test]
+fn renewal_goes_on_in_the_last_days_of_the_authority() {
+    let dir = TempDir::new().unwrap();
+    let now = SystemTime::now();
+    let folder = init(dir.path(), now);
+    let ends = folder.authority().certificate().not_after;
+    let late = ends - 3 * DAY;
+    let renewed = folder.renew_collector(late, 30 * DAY).unwrap();
+    assert_eq!(renewed.certificate.not_after, ends);
+    let request = Request::parse(&Pending::new().unwrap().csr_der).unwrap();
+    let who = ("eu-1", "agent");
+    folder.issue_agent_request(&request, who, (How::Renewal, late), 30 * DAY).unwrap();
+    assert!(folder.issue_agent(who, None, late, 30 * DAY).is_err(), "asked for, not given");
+    let after = ends + DAY;
+    assert!(folder.issue_agent_request(&request, who, (How::Renewal, after), DAY).is_err());
 }
 
 #[test]

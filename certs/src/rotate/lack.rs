@@ -90,7 +90,7 @@ pub(super) fn sightings(
 
 /// Once seen with nothing but new certificates an agent stays proven until it is seen with an old one.
 fn is_proven(rotation: &Rotation, seen: Option<&Seen>, before: bool) -> bool {
-    let Some(seen) = seen else { return before };
+    let Some(seen) = seen.filter(|_| rotation.has_begun(Step::Drain)) else { return before };
     let leaf = match rotation.kind {
         Kind::Ca | Kind::Emergency => seen.leaf_authority.map(|of| Some(of) == rotation.to),
         Kind::Leaf | Kind::All => seen.leaf_spki.map(|key| !rotation.is_old_key(&key)),

@@ -1,7 +1,7 @@
 //! What each step of a rotation does to the PKI folder, and what it wants of the streams.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{
@@ -42,15 +42,11 @@ pub(super) fn advance(
 ) -> Result<Advance, RotateError> {
     let folder = Folder::open_locked(dir)?;
     let Some(rotation) = state.rotation.clone() else {
-        let desired = desired(&folder, None)?;
-        return Ok(Advance { step: None, kind: None, desired, leaf_changed: false, note: vec![] });
+        return Ok(Advance::idle(desired(&folder, None)?));
     };
     let mut work = Work { dir, folder, state, rotation, policy, now };
-    if work
-        .rotation
-        .carried_at
-        .is_none_or(|at| now.duration_since(at).is_ok_and(|d| d >= HEARTBEAT))
-    {
+    let is_due = |at| now.duration_since(at).map_or(true, |since| since >= HEARTBEAT);
+    if work.rotation.carried_at.is_none_or(is_due) {
         work.rotation.carried_at = Some(now);
     }
     work.survey(fleet)?;
@@ -115,6 +111,12 @@ pub(super) fn publish(dir: &Path, bundle: &Bundle) -> Result<(), RotateError> {
     Ok(())
 }
 
+/// What is kept of an authority loses its key.
+pub(super) fn drop_archived_key(dir: &Path, authority: &[u8; 32]) -> Result<(), RotateError> {
+    let [_, key] = archived(dir, authority);
+    Ok(bundle::remove(&key)?)
+}
+
 impl Work<'_> {
     fn survey(&mut self, fleet: &Fleet) -> Result<(), RotateError> {
         let bundle = self.folder.bundle()?;
@@ -131,7 +133,7 @@ impl Work<'_> {
             Step::Wait | Step::Drain | Step::Prove => all_ready,
             Step::Taint => {
                 let watched = self.now.duration_since(rotation.step_since).unwrap_or_default();
-                watched >= Duration::from_secs(rotation.grace_seconds)
+                all_ready && watched >= Duration::from_secs(rotation.grace_seconds)
             }
             Step::Prepare | Step::Publish | Step::Activate | Step::Retire | Step::Done => true,
         }
@@ -218,14 +220,11 @@ impl Work<'_> {
     fn activate(&mut self) -> Result<bool, RotateError> {
         match self.rotation.kind {
             Kind::Leaf | Kind::All => {
-                let old =
-                    self.rotation.old_keys.iter().any(|key| {
-                        self.collector_leaf().is_ok_and(|leaf| leaf.spki_sha256 == key.0)
-                    });
-                if self.rotation.is_target(COLLECTOR) && old {
+                let is_target = self.rotation.is_target(COLLECTOR);
+                if is_target && self.rotation.is_old_key(&self.collector_leaf()?.spki_sha256) {
                     self.reissue_collector()?;
                 }
-                Ok(self.rotation.is_target(COLLECTOR))
+                Ok(is_target)
             }
             Kind::Ca | Kind::Emergency => {
                 self.exchange()?;
@@ -258,7 +257,7 @@ impl Work<'_> {
 
     /// Keeps the old authority; its key only until it is retired.
     fn archive(&self) -> Result<(), RotateError> {
-        let [cert, key] = self.archived();
+        let [cert, key] = archived(self.dir, &self.rotation.from);
         bundle::create_dir(&self.dir.join(ARCHIVE))?;
         let old = self.folder.authority();
         bundle::write(&cert, old.pem().as_bytes(), disk::PUBLIC)?;
@@ -274,19 +273,17 @@ impl Work<'_> {
             _ => self.folder.bundle()?.without(&self.rotation.from),
         };
         publish(self.dir, &bundle)?;
-        let [_, key] = self.archived();
-        bundle::remove(&key)?;
-        Ok(())
-    }
-
-    fn archived(&self) -> [std::path::PathBuf; 2] {
-        let digits: String = hex(&self.rotation.from).chars().take(NAME_DIGITS).collect();
-        ["crt", "key"].map(|end| self.dir.join(ARCHIVE).join(format!("ca-{digits}.{end}")))
+        drop_archived_key(self.dir, &self.rotation.from)
     }
 
     fn collector_leaf(&self) -> Result<Certificate, RotateError> {
         Ok(bundle::leaf(&collector_dir(self.dir).join(LEAF_CERT))?)
     }
+}
+
+fn archived(dir: &Path, authority: &[u8; 32]) -> [PathBuf; 2] {
+    let digits: String = hex(authority).chars().take(NAME_DIGITS).collect();
+    ["crt", "key"].map(|end| dir.join(ARCHIVE).join(format!("ca-{digits}.{end}")))
 }
 
 fn authority_bundle(authority: &Authority) -> Result<Bundle, RotateError> {
