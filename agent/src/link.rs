@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use hyper_util::rt::TokioIo;
 use rand::Rng as _;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -33,6 +33,8 @@ const LAST_WAIT_DRAINING: Duration = Duration::from_secs(1);
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 /// How long TCP may take; TLS has its own time-out.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long we wait for the collector's first bytes before we send ours.
+const FIRST_WORDS: Duration = Duration::from_secs(2);
 /// HTTP/2 asks a silent peer after this time, and gives up after the other.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -124,8 +126,11 @@ impl Link {
     }
 
     async fn speak(&self, turn: &mut Turn, drain: CancellationToken) -> Result<End, SessionError> {
-        let stream = dial(&self.address, &self.tls).await?;
+        let tcp = connect(&self.address).await.map_err(|source| self.failed(source))?;
+        let stream = self.tls.connect(tcp, Expect::Collector).await?;
         let peer = stream.peer().clone();
+        let mut stream = BufReader::new(stream);
+        first_words(&mut stream).await.map_err(|source| self.failed(source))?;
         let mut client = IngestClient::new(channel(stream))
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
@@ -135,6 +140,10 @@ impl Link {
         let incoming =
             futures_util::stream::once(call).map_ok(tonic::Response::into_inner).try_flatten();
         self.session.run(Line { peer, incoming, outgoing }, turn, drain).await
+    }
+
+    fn failed(&self, source: io::Error) -> SessionError {
+        SessionError::Connect { address: self.address.clone(), source }
     }
 }
 
@@ -167,10 +176,18 @@ where
         }))
 }
 
-async fn dial(address: &str, tls: &ClientTls) -> Result<PeerStream, SessionError> {
-    let fail = |source| SessionError::Connect { address: address.to_owned(), source };
-    let tcp = connect(address).await.map_err(fail)?;
-    Ok(tls.connect(tcp, Expect::Collector).await?)
+/// A collector that refuses our certificate says so after the handshake, by an alert; one that takes it sends the first
+/// bytes of HTTP/2 by itself. Whatever we sent before could cut the alert off.
+async fn first_words(stream: &mut BufReader<PeerStream>) -> io::Result<()> {
+    match tokio::time::timeout(FIRST_WORDS, stream.fill_buf()).await {
+        Ok(Ok([])) => {
+            let why = "the collector closed the connection after the handshake";
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, why))
+        }
+        Ok(Err(error)) => Err(error),
+        // One that waits for us to begin.
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// TCP to `host:port`; small messages do not wait for more.

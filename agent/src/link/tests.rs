@@ -1,5 +1,6 @@
 //! The link over real mutual TLS, to a collector of a few lines.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -344,6 +345,14 @@ async fn refusals_say_why() {
     // A certificate of another authority: we notice first, because we check too.
     let said = Bench::new().why_not(address).await;
     assert!(said.contains("127.0.0.1") && said.contains("not signed by an authority"), "{said}");
+
+    // We take its certificate, it does not take ours: it says so after the handshake.
+    let bench = Bench::new();
+    let (address, tls) = bench.collector(Collector::default()).await;
+    let denied = HashSet::from([bench.material("pki", "eu-1").certificate().spki_sha256]);
+    tls.replace(&bench.material("pki", "collector").with_denied(Arc::new(denied))).unwrap();
+    let said = bench.why_not(address).await;
+    assert!(said.contains("our certificate is revoked"), "{said}");
 
     let said = Bench::new().why_not("127.0.0.1:1".into()).await;
     assert!(said.contains("127.0.0.1:1: Connection refused"), "{said}");
