@@ -58,6 +58,16 @@ impl Fleet {
         state["rotation"].clone()
     }
 
+    /// Waits until the rotation is in another step than `seen`; `false` if it is over.
+    pub async fn passes_a_step(&self, seen: &mut String) -> bool {
+        *seen = eventually("the rotation goes on", async || {
+            let step = self.rotation()["step"].as_str().unwrap_or("").to_owned();
+            (step != *seen).then_some(step)
+        })
+        .await;
+        !seen.is_empty()
+    }
+
     /// Waits until every stream is of the second authority, and fails if anybody still trusts the first.
     pub async fn is_on_new_authority(&self) {
         let streams = "tributary_collector_ingest_streams_by_issuer";

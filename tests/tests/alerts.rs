@@ -1,5 +1,7 @@
 //! An alert becomes a mail: once, to everybody who can get it, and its end as well, whatever dies meanwhile.
 
+use tributary_tests::fleet::PKI;
+use tributary_tests::http::get;
 use tributary_tests::mailbox::{Mailbox, Mood};
 use tributary_tests::world::{Collector, World};
 use tributary_tests::{eventually, now_ms};
@@ -129,4 +131,26 @@ async fn a_deferred_mail_comes_later() {
     mailbox.set(Mood::Accept);
     mailbox.at_least(1).await;
     assert_eq!(mailbox.asked("a@example.org"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_built_in_alerts_ask_for_is_there() {
+    let world = World::new();
+    let collector = world.collector(PKI).await;
+    let metrics = get(&format!("{}/metrics", collector.url)).await.unwrap().text();
+    let groups = get(&format!("{}/api/v1/rules", collector.url)).await.unwrap().json();
+    let groups = groups["data"]["groups"].as_array().unwrap();
+    let group = groups.iter().find(|group| group["file"] == "built-in").unwrap();
+    for rule in group["rules"].as_array().unwrap() {
+        let query = rule["query"].as_str().unwrap();
+        let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in words.filter(|word| word.starts_with("tributary_collector_")) {
+            let family = name.trim_end_matches("_total");
+            assert!(metrics.contains(&format!("# TYPE {family} ")), "{name} of {query}");
+        }
+    }
+    // The collector knows its own certificates from its own metrics.
+    collector
+        .value("count(tributary_collector_certificate_seconds_left{certificate=\"ca\"})", "1")
+        .await;
 }

@@ -1,6 +1,7 @@
 //! Carries out what the PKI folder's state says: rotations step by step, revocations, and the renewal of the
 //! collector's own certificate.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use tributary_certs::rotate::{self, Fleet, Past, Policy, Seen};
 use tributary_certs::state::{How, Stamp, State};
 
 use super::credentials::Credentials;
-use super::metrics::PkiMetrics;
+use super::metrics::{Laggard, PkiMetrics};
 use super::signer::Turn;
 
 /// How often the state is looked at. A revocation holds after this.
@@ -37,6 +38,8 @@ pub(crate) struct Driver<F> {
     settled: Option<(Option<Stamp>, SystemTime)>,
     /// The last rotation that ended, as of the last look.
     counted: Option<Option<Past>>,
+    /// The agents that are shown as those whom a rotation waits for.
+    laggards: HashSet<Laggard>,
     /// The serial number of the collector's own certificate, and when it is renewed.
     renewal: Option<(String, SystemTime)>,
     /// What was last said to be wrong, so that it is said once.
@@ -61,6 +64,7 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
             turn,
             settled: None,
             counted: None,
+            laggards: HashSet::new(),
             renewal: None,
             fault: String::new(),
         }
@@ -111,6 +115,7 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
         self.settled = None;
         let state = self.carry_on(now)?;
         self.count(&state);
+        self.metrics.waits_for(state.rotation.as_ref(), &mut self.laggards);
         if state.rotation.is_none() {
             self.settled = Some((stamp, now + LOOK_AGAIN));
         }

@@ -1,10 +1,13 @@
 //! What the collector counts of certificates: those it issued, requests it refused, rotations, reloads, time left.
 
+use std::collections::HashSet;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tributary_certs::rotate::Past;
+use tributary_certs::rotate::{self, Past};
 use tributary_certs::state::How;
 
 /// Metrics of certificates. Cheap to clone.
@@ -20,8 +23,19 @@ pub(crate) struct PkiMetrics {
     pub(crate) renewals_refused: Counter,
     /// Rotations that ended, by kind and result.
     pub(crate) rotations: Family<Rotation, Counter>,
+    /// 1 for each agent that the rotation under way waits for.
+    rotation_waits_for: Family<Laggard, Gauge>,
     /// Changed certificate files that were not put in force.
     pub(crate) reloads_refused: Counter,
+}
+
+/// An agent that a rotation waits for, and in which step.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Laggard {
+    kind: &'static str,
+    step: &'static str,
+    cluster: String,
+    instance: String,
 }
 
 /// Why a request was refused.
@@ -65,6 +79,11 @@ impl PkiMetrics {
         registry.register("renewals_refused", "Renewals refused", m.renewals_refused.clone());
         registry.register("rotations", "Rotations that ended", m.rotations.clone());
         registry.register(
+            "rotation_waits_for",
+            "1 for each agent that the rotation under way waits for",
+            m.rotation_waits_for.clone(),
+        );
+        registry.register(
             "certificate_reloads_refused",
             "Changed certificate files that were not put in force",
             m.reloads_refused.clone(),
@@ -86,6 +105,33 @@ impl PkiMetrics {
     pub(crate) fn rotated(&self, past: &Past) {
         let (kind, result) = (past.kind.as_str(), past.result.as_str());
         self.rotations.get_or_create(&Rotation { kind, result }).inc();
+    }
+
+    /// Shows whom the rotation under way waits for, and forgets those of `before` who have caught up.
+    pub(crate) fn waits_for(
+        &self,
+        rotation: Option<&rotate::Rotation>,
+        before: &mut HashSet<Laggard>,
+    ) {
+        let laggard = |rotation: &rotate::Rotation, name: &str| {
+            let (cluster, instance) = name.split_once('/').unwrap_or((name, ""));
+            Laggard {
+                kind: rotation.kind.as_str(),
+                step: rotation.step.as_str(),
+                cluster: cluster.to_owned(),
+                instance: instance.to_owned(),
+            }
+        };
+        let names = |rotation| rotate::Rotation::laggards(rotation).map(|(name, _)| name);
+        let now: HashSet<Laggard> =
+            rotation.iter().flat_map(|r| names(r).map(|name| laggard(r, name))).collect();
+        for gone in before.difference(&now) {
+            self.rotation_waits_for.remove(gone);
+        }
+        for here in &now {
+            self.rotation_waits_for.get_or_create(here).set(1);
+        }
+        *before = now;
     }
 }
 

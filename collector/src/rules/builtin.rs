@@ -81,6 +81,7 @@ mod tests {
     fn events_alert_the_first_time_and_again_but_not_for_ever() {
         let minutes = |from: i64, value: f64| (from..=30).map(move |minute| (minute, value));
         for (series, alert) in [
+            ("ingest_tainted_uses_total{exported_cluster=\"eu-1\"}", "OldAuthorityUsed"),
             ("ingest_agents_fenced_total{exported_cluster=\"eu-1\"}", "TwoAgentsUseOneCertificate"),
             ("enrolments_refused_total{reason=\"spent\"}", "EnrolmentTokenReused"),
         ] {
