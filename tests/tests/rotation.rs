@@ -4,6 +4,7 @@ use std::process::Command;
 
 use tributary_tests::eventually;
 use tributary_tests::fleet::{Fleet, setting};
+use tributary_tests::world::text;
 
 /// The steps of a rotation, in order.
 const STEPS: [&str; 9] =
@@ -24,7 +25,8 @@ async fn nobody_notices_a_rotation() {
         let folder = fleet.world.path(&agent.cluster).join("tls");
         let mut openssl = Command::new("openssl");
         openssl.args(["verify", "-CAfile", "ca.crt", "tls.crt"]).current_dir(folder);
-        assert!(openssl.status().unwrap().success(), "{}", agent.cluster);
+        let verified = openssl.output().unwrap();
+        assert!(verified.status.success(), "{}: {}", agent.cluster, text(&verified));
     }
     assert_eq!(fleet.failures().await, 0.0, "handshakes or sessions failed");
     let rejected = "tributary_collector_ingest_samples_rejected_total";
