@@ -10,7 +10,6 @@ use super::stage::Stage;
 use crate::config::{Config, Pki};
 use crate::ingest::Ingest;
 use crate::ingest::enrol::Desk;
-use crate::ingest::visits::Visitor;
 use crate::pki::credentials::Credentials;
 use crate::pki::driver::Driver;
 use crate::pki::expiry::Expiry;
@@ -76,7 +75,7 @@ impl Certificates {
             let connections = ingest.enrolments();
             intake.spawn(|stop| desk.clone().serve(connections, stop));
             let (client, dir) = (self.credentials.client(), pki.dir.clone());
-            let visitor = Visitor::new(desk, client, config.dial.clone(), dir);
+            let visitor = ingest.visitor(desk, client, config.dial.clone(), dir);
             intake.spawn(|stop| visitor.run(stop));
         }
     }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tributary_certs::tls::ServerTls;
 use tributary_store::{Store, StreamKey};
 
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     registry: Registry,
     metrics: IngestMetrics,
     trust: Trust,
+    /// An agent that waits to be dialled has just got its certificate.
+    enrolled: Notify,
 }
 
 impl Ingest {
@@ -141,6 +143,7 @@ impl Shared {
             registry,
             metrics,
             trust,
+            enrolled: Notify::new(),
         }
     }
 }

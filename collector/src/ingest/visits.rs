@@ -19,24 +19,34 @@ use tributary_proto::v1::enrollee_client::EnrolleeClient;
 
 use super::dial::{Target, channel};
 use super::enrol::{Desk, LONGEST, MAX_MESSAGE_BYTES};
+use super::{Ingest, Shared};
 
 /// How often targets are called on while a token for their cluster is open.
 const EVERY: Duration = Duration::from_secs(2);
 
 /// Calls on targets that have no certificate yet. One that has refuses the call, and nothing is lost.
 pub(crate) struct Visitor {
+    shared: Arc<Shared>,
     desk: Desk,
     tls: Arc<ClientTls>,
     targets: Vec<Target>,
     dir: PathBuf,
 }
 
-impl Visitor {
+impl Ingest {
     /// Calls on `targets` for which the PKI folder `dir` has a token; `desk` answers them.
-    pub(crate) fn new(desk: Desk, tls: Arc<ClientTls>, targets: Vec<Target>, dir: PathBuf) -> Self {
-        Self { desk, tls, targets, dir }
+    pub(crate) fn visitor(
+        &self,
+        desk: Desk,
+        tls: Arc<ClientTls>,
+        targets: Vec<Target>,
+        dir: PathBuf,
+    ) -> Visitor {
+        Visitor { shared: self.shared.clone(), desk, tls, targets, dir }
     }
+}
 
+impl Visitor {
     /// Calls until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let visitor = Arc::new(self);
@@ -94,11 +104,16 @@ impl Visitor {
         if request.cluster.is_empty() {
             request.cluster = target.cluster.to_string();
         }
+        let response = self.desk.answer(request, address).await;
+        let enrolled = response.refused.is_empty();
         // The agent may have gone; then there is nobody to tell.
-        let _ = answer.send(self.desk.answer(request, address).await).await;
+        let _ = answer.send(response).await;
         drop(answer);
         // Letting go at once would take the answer back; the agent closes when it has read it.
         while requests.message().await.map_err(Box::new)?.is_some() {}
+        if enrolled {
+            self.shared.enrolled.notify_waiters();
+        }
         Ok(())
     }
 }

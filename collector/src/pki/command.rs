@@ -102,6 +102,11 @@ pub async fn clusters(action: ClustersAction) -> anyhow::Result<ExitCode> {
 fn add(args: &AddArgs, now: SystemTime) -> anyhow::Result<()> {
     let (config, pki) = args.place.read()?;
     anyhow::ensure!(pki.enrol, "pki.enrol is false in {}: nobody is let in", config.file.display());
+    anyhow::ensure!(
+        args.name != config.local_cluster.as_str(),
+        "\"{}\" is the collector's own name (local_cluster)",
+        args.name
+    );
     let folder = Folder::open(&pki.dir)?;
     let hashes: Vec<String> =
         folder.bundle()?.authorities().map(|authority| hex(&authority.spki_sha256)).collect();
@@ -114,8 +119,8 @@ fn add(args: &AddArgs, now: SystemTime) -> anyhow::Result<()> {
     };
     let token = State::change(&pki.dir, |state| token::create(state, &grant, now));
     let token = token.map_err(|error| match error {
-        TokenError::AlreadyEnrolled { .. } => anyhow::Error::from(error).context(
-            "= help: name another with --instance, or let it take that place with --replace",
+        TokenError::AlreadyEnrolled { .. } => anyhow::anyhow!(
+            "{error}\n  = help: name another with --instance, or let it take that place with --replace"
         ),
         error => error.into(),
     })?;

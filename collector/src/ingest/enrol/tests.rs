@@ -18,7 +18,6 @@ use super::*;
 use crate::ingest::dial::{Target, channel};
 use crate::ingest::metrics::IngestMetrics;
 use crate::ingest::policy::Policies;
-use crate::ingest::visits::Visitor;
 use crate::ingest::{Config, Ingest, testing};
 use crate::pki::signer::Turn;
 use crate::pki::testing::{MONTH, Pki};
@@ -180,18 +179,22 @@ fn material(dir: &Path, pending: &Pending, answer: &v1::EnrolResponse) -> Materi
     Material::from_parts(&bundle::files(dir), &answer.chain_pem, key, bundle).unwrap()
 }
 
-#[tokio::test]
-async fn an_agent_that_dials_enrols_and_then_connects() {
-    let pki = Pki::new();
-    let store = testing::Folder::new();
+fn ingest(pki: &Pki, store: &testing::Folder) -> Ingest {
     let credentials = &pki.credentials;
-    let mut ingest = Ingest::new(
+    Ingest::new(
         Config::new("cluster".to_owned(), Policies::default()),
         store.store().clone(),
         (credentials.server(), credentials.trust()),
         IngestMetrics::default(),
         HashMap::new(),
-    );
+    )
+}
+
+#[tokio::test]
+async fn an_agent_that_dials_enrols_and_then_connects() {
+    let pki = Pki::new();
+    let store = testing::Folder::new();
+    let mut ingest = ingest(&pki, &store);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
@@ -266,7 +269,9 @@ async fn an_agent_that_waits_is_visited_while_its_token_is_open() {
     });
     let stop = CancellationToken::new();
     let client = pki.credentials.client();
-    let visitor = Visitor::new(desk(&pki), client, vec![target], pki.dir.clone());
+    let store = testing::Folder::new();
+    let ingest = ingest(&pki, &store);
+    let visitor = ingest.visitor(desk(&pki), client, vec![target], pki.dir.clone());
     let visiting = tokio::spawn(visitor.run(stop.clone()));
     let answer = answers.recv().await.unwrap();
     material(&pki.dir, &pending, &answer);

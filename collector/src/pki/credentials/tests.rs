@@ -29,7 +29,7 @@ fn a_new_pair_is_in_force_at_the_next_look_for_connections_and_streams() {
     let second = own.certificate();
     assert_ne!(first.serial, second.serial);
     assert_eq!(own.server().generation(), generation + 1);
-    assert_eq!(own.trust().terms().leaf, second.spki_sha256);
+    assert_eq!(own.trust().terms().leaf, second.sha256);
     assert_eq!(pki.metrics.reloads_refused.get(), 0);
 }
 

@@ -54,7 +54,7 @@ fn renew(pki: &Pki, agent: &mut Seen, now: SystemTime) {
     let (cluster, instance) = agent.identity.split_once('/').unwrap();
     let folder = pki.folder();
     folder.issue_agent_request(&request, (cluster, instance), (How::Renewal, now), MONTH).unwrap();
-    agent.leaf_authority = Some(folder.authority().certificate().spki_sha256);
+    agent.leaf_authority = Some(folder.authority().certificate().sha256);
     agent.leaf_spki = Some(request.spki_sha256());
     agent.collector_authority = Some(pki.credentials.authority());
     agent.bundle = Some(pki.credentials.trust().terms().trusted.digest());
@@ -120,7 +120,7 @@ fn a_rotation_goes_through_and_is_counted() {
     assert_ne!(old, new);
     let terms = world.trust().terms();
     assert!(terms.trusted.contains(&new) && !terms.trusted.contains(&old));
-    assert_eq!(terms.leaf, world.pki.credentials.certificate().spki_sha256);
+    assert_eq!(terms.leaf, world.pki.credentials.certificate().sha256);
     let past = world.state().history.last().unwrap().clone();
     assert_eq!(world.pki.metrics.rotations_of(&past), 1);
     world.turn();
