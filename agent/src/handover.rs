@@ -74,10 +74,11 @@ impl Handover {
 
     fn want(&self, number: u64, within: Duration) {
         self.state.send_if_modified(|state| {
-            let news = number > state.wanted;
+            let within = within.min(MAX_WITHIN);
+            let sooner = number == state.wanted && within < state.within;
+            let news = number > state.wanted || sooner;
             if news {
-                state.wanted = number;
-                state.within = within.min(MAX_WITHIN);
+                (state.wanted, state.within) = (number, within);
             }
             news
         });
@@ -120,26 +121,27 @@ impl Handover {
     }
 }
 
-/// Follows the wishes for new sessions. Each is heard once.
+/// Follows the wishes for new sessions. Each is heard once, and again when it has become more urgent.
 pub(crate) struct Wishes {
     state: watch::Receiver<LinkState>,
-    heard: u64,
+    heard: (u64, Duration),
 }
 
 impl Wishes {
     /// Those of `handover`, from now on.
     pub(crate) fn new(handover: &Handover) -> Self {
-        Self { state: handover.watch(), heard: 0 }
+        Self { state: handover.watch(), heard: (0, Duration::ZERO) }
     }
 
     /// Waits for a wish that no session has fulfilled; how long its fulfilment may wait.
     pub(crate) async fn next(&mut self) -> Duration {
         let heard = self.heard;
-        let news = |state: &LinkState| state.wanted > state.begun.max(heard);
-        match self.state.wait_for(news).await.map(|state| (state.wanted, state.within)) {
-            Ok((wanted, within)) => {
-                self.heard = wanted;
-                within
+        let wish = |state: &LinkState| (state.wanted, state.within);
+        let news = |state: &LinkState| state.wanted > state.begun && wish(state) != heard;
+        match self.state.wait_for(news).await.map(|state| wish(&state)) {
+            Ok(wish) => {
+                self.heard = wish;
+                wish.1
             }
             // Without a handover there are no sessions either.
             Err(_) => std::future::pending().await,

@@ -247,7 +247,7 @@ async fn an_agent_of_a_retired_authority_loses_its_stream_and_cannot_come_back()
 
 #[tokio::test]
 async fn a_connection_without_a_session_is_closed() {
-    let port = Port::open(|config| config.max_idle = Duration::from_millis(50)).await;
+    let port = Port::open(|config| config.max_idle = Duration::from_millis(500)).await;
     let client = ClientTls::new(&material(port.pki.path(), "eu-1")).unwrap();
     let tcp = TcpStream::connect(port.address).await.unwrap();
     let mut stream = client.connect(tcp, Expect::Collector).await.unwrap();
