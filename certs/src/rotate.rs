@@ -175,9 +175,9 @@ pub fn withdraw(dir: &Path, now: SystemTime) -> Result<bool, RotateError> {
         if rotation.kind == Kind::Emergency || rotation.step >= Step::Activate {
             return Err(RotateError::TooLate { step: rotation.step });
         }
-        if let Some(next) = succession::next_authority(dir, folder.authority().trust_domain()) {
-            let bundle = folder.bundle()?.without(&next.certificate().spki_sha256);
-            steps::publish(dir, &bundle)?;
+        let bundle = folder.bundle()?;
+        if let Some(to) = rotation.to.filter(|to| bundle.contains(to)) {
+            steps::publish(dir, &bundle.without(&to))?;
         }
         succession::remove_next(dir)?;
         state.history.push(rotation.end(Outcome::Withdrawn, now));

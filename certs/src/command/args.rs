@@ -11,21 +11,25 @@ use tributary_certs::rotate::Step;
 
 const MAX_DAYS: i64 = 3650;
 
-/// Makes, replaces and ends the certificates that agents and the collector know each other by.
+/// Makes, replaces and ends the certificates that agents and the collector know
+/// each other by.
 ///
 /// The authority's folder is made once:
 ///     tributary-certs init --dir pki --host collector.example.org
-/// Then each agent gets a certificate; its cluster's name is what its series will carry. Either the agent asks for it
-/// with a one-time token, from the collector that has this folder as pki.dir (its key never leaves it):
+///
+/// Then each agent gets a certificate; the cluster in it is what its series will
+/// carry. Either the agent asks for it with a one-time token, from the collector
+/// that has this folder as pki.dir, and its key never leaves it:
 ///     tributary-collector clusters add eu-1
 /// or it is issued here, and pki/eu-1 is given to the agent:
 ///     tributary-certs issue eu-1 --dir pki
 /// Give pki/collector to the collector; keep pki/ca.key to yourself.
 ///
-/// Certificates live 30 days and are renewed by themselves while the agent has a stream. The authority lives 10 years
-/// and is replaced without interrupting anybody:
+/// Certificates live 30 days and renew themselves while the agent has a stream.
+/// The authority lives 10 years and is replaced without interrupting anybody:
 ///     tributary-certs rotate --ca --dir pki
-/// If its key is in the wrong hands: tributary-certs rotate --emergency
+/// If its key is in the wrong hands:
+///     tributary-certs rotate --emergency --dir pki
 #[derive(Parser)]
 #[command(name = "tributary-certs", version, verbatim_doc_comment)]
 pub struct Command {
@@ -45,7 +49,7 @@ pub enum Action {
     /// Writes NAME/{tls.crt,tls.key,ca.crt}: the names of a Kubernetes TLS secret. The name "collector" issues
     /// the collector's certificate again, with the hosts it has.
     Issue(IssueArgs),
-    /// Show every certificate: those in the folder, and those that agents got over the network.
+    /// Show every certificate, in the folder and at agents.
     ///
     /// Exit code 1 if one is expired or broken.
     Status {
@@ -77,8 +81,9 @@ pub enum Action {
         #[arg(long, value_name = "FILE")]
         ca: Option<PathBuf>,
     },
-    /// Show the authorities that everybody should trust: one, or two while a rotation goes on.
+    /// Show the authorities that everybody should trust.
     ///
+    /// One, or two while a rotation goes on.
     /// "-o pem" prints them as the ca.crt that agents have; the hashes are what "tributary-agent join --ca-hash" takes.
     Bundle {
         #[command(flatten)]
@@ -87,32 +92,37 @@ pub enum Action {
         #[arg(short, long, value_enum, default_value_t = BundleOutput::Table)]
         output: BundleOutput,
     },
-    /// Refuse certificates from now on, before they run out.
+    /// Refuse certificates from now on, before they run out
     ///
-    /// Their keys go onto the deny-list in state.json. A collector with pki.dir on this folder ends their streams
-    /// within a second and refuses them from then on; it also cannot be enrolled or renewed with them.
-    ///     tributary-certs revoke eu-1                    every agent of the cluster
-    ///     tributary-certs revoke eu-1/prometheus-0       one of them
-    ///     tributary-certs revoke --serial 5c01a7         one certificate
+    /// Their keys go onto the deny-list in state.json. A collector with pki.dir on
+    /// this folder ends their streams within a second and refuses them from then on.
+    ///
+    ///     tributary-certs revoke eu-1                every agent of the cluster
+    ///     tributary-certs revoke eu-1/prometheus-0   one of them
+    ///     tributary-certs revoke --serial 5c01a7     one certificate
     #[command(verbatim_doc_comment)]
     Revoke(RevokeArgs),
-    /// Replace certificates, or the authority itself, while everything runs.
+    /// Replace certificates, or the authority itself, while everything runs
     ///
-    ///     tributary-certs rotate --ca                 the authority, and with it every certificate
-    ///     tributary-certs rotate --leaf eu-1          the certificates of one cluster ("collector": the collector's)
-    ///     tributary-certs rotate --all                all certificates, same authority
-    ///     tributary-certs rotate --status             how far it is, and what each agent still lacks
-    ///     tributary-certs rotate                      go on with the one that was begun
+    ///     tributary-certs rotate --ca               the authority and all certificates
+    ///     tributary-certs rotate --leaf eu-1        the certificates of one cluster
+    ///     tributary-certs rotate --leaf collector   the collector's own
+    ///     tributary-certs rotate --all              all certificates, same authority
+    ///     tributary-certs rotate --status           what each agent still lacks
+    ///     tributary-certs rotate                    go on with the one that was begun
     ///
-    /// The command writes a plan into the folder and follows it; a running collector with pki.dir on this folder
-    /// carries it out over its streams. Interrupting the command, the collector or an agent does no harm: run it again.
-    /// The steps of --ca: preflight, prepare, publish, wait, activate, drain, prove, taint, retire. Until "activate" it
-    /// can be taken back with --withdraw. ROTATION.md tells the whole procedure.
+    /// The command writes a plan into the folder and follows it; a running collector
+    /// with pki.dir on this folder carries it out over its streams. Interrupting the
+    /// command, the collector or an agent does no harm: run it again.
+    ///
+    /// The steps of --ca are preflight, prepare, publish, wait, activate, drain, prove,
+    /// taint and retire. Until "activate" it can be taken back with --withdraw.
+    /// ROTATION.md tells the whole procedure.
     #[command(verbatim_doc_comment)]
     Rotate(Box<RotateArgs>),
-    /// Print a leaf folder in another form.
+    /// Print a leaf folder in another form
     ///
-    ///     tributary-certs export eu-1 --format k8s-secret --namespace monitoring | kubectl apply -f -
+    ///     tributary-certs export eu-1 --namespace monitoring | kubectl apply -f -
     ///
     /// The output holds the private key.
     #[command(verbatim_doc_comment)]

@@ -133,6 +133,10 @@ impl World {
         State::read(self.path()).unwrap()
     }
 
+    fn collector_leaf(&self) -> crate::certificate::Certificate {
+        bundle::leaf(&self.path().join(COLLECTOR).join(LEAF_CERT)).unwrap()
+    }
+
     fn lacks(&self, name: &str) -> String {
         self.state().rotation.unwrap().agents[name].lacks.join("; ")
     }
@@ -196,39 +200,71 @@ fn the_authority_changes_step_by_step_and_nobody_loses_its_stream() {
 
 #[test]
 fn a_kill_between_any_two_changes_on_disk_is_made_good() {
-    let kinds = [Kind::Ca, Kind::Emergency];
-    for kind in kinds {
-        for changes in 0.. {
-            let mut world = World::new(&["eu-1/agent"]);
-            let from = authority_of(&world);
-            let context = format!("{kind:?} killed after {changes} changes");
-            world.begin(&wish(kind)).unwrap();
-            fault::after(Some(changes));
-            let mut killed = false;
-            while !killed {
-                let fleet = world.fleet();
-                match advance(world.path(), &fleet, &POLICY, world.now) {
-                    Err(_) => killed = true,
-                    Ok(advance) if advance.step == Some(Step::Done) => break,
-                    // The agents' own certificates are another process's business.
-                    Ok(advance) => {
-                        let left = fault::after(None);
-                        world.follow(&advance.desired);
-                        fault::after(left);
-                    }
-                }
+    for kind in [Kind::Ca, Kind::All, Kind::Emergency] {
+        let mut changes = 0;
+        while is_killed_and_ends_well(kind, changes) {
+            changes += 1;
+        }
+        assert!(changes > 5, "{kind:?}: faults are not injected");
+    }
+}
+
+/// `false` if the rotation ended before so many changes.
+fn is_killed_and_ends_well(kind: Kind, changes: u32) -> bool {
+    let mut world = World::new(&["eu-1/agent"]);
+    let from = authority_of(&world);
+    let own = world.collector_leaf();
+    let context = format!("{kind:?} killed after {changes} changes");
+    world.begin(&wish(kind)).unwrap();
+    fault::after(Some(changes));
+    let killed = loop {
+        let fleet = world.fleet();
+        match advance(world.path(), &fleet, &POLICY, world.now) {
+            Err(_) => break true,
+            Ok(advance) if advance.step == Some(Step::Done) => break false,
+            // The agents' own certificates are another process's business.
+            Ok(advance) => {
+                let left = fault::after(None);
+                world.follow(&advance.desired);
+                fault::after(left);
             }
-            fault::after(None);
-            if killed {
-                let step = world.run();
-                // The kill may have come after the last change that counts.
-                assert!(step == Some(Step::Done) || step.is_none(), "{context}: {step:?}");
-            }
-            world.check_rotated(&from, &context);
-            if !killed {
-                assert!(changes > 10, "{context}: faults are not injected");
-                break;
-            }
+        }
+    };
+    fault::after(None);
+    if killed {
+        let step = world.run();
+        // The kill may have come after the last change that counts.
+        assert!(step == Some(Step::Done) || step.is_none(), "{context}: {step:?}");
+    }
+    let folder = Folder::open(world.path()).unwrap();
+    assert_ne!(world.collector_leaf().spki_sha256, own.spki_sha256, "{context}");
+    assert_eq!(world.collector_leaf().hosts, own.hosts, "{context}");
+    assert_eq!(world.state().history.last().unwrap().result, Outcome::Done, "{context}");
+    match kind {
+        Kind::Ca | Kind::Emergency => world.check_rotated(&from, &context),
+        _ => assert_eq!(folder.authority().certificate().spki_sha256, from, "{context}"),
+    }
+    killed
+}
+
+#[test]
+fn a_kill_while_it_is_taken_back_is_made_good() {
+    for changes in 0.. {
+        let mut world = World::new(&["eu-1/agent"]);
+        let before = desired(world.path()).unwrap();
+        world.begin(&Wish { until: Some(Step::Publish), ..wish(Kind::Ca) }).unwrap();
+        world.run();
+        fault::after(Some(changes));
+        let killed = withdraw(world.path(), world.now).is_err();
+        fault::after(None);
+        if killed {
+            assert!(withdraw(world.path(), world.now).unwrap(), "{changes}");
+        }
+        assert_eq!(desired(world.path()).unwrap(), before, "{changes}");
+        assert!(!world.path().join(NEXT).exists(), "{changes}");
+        if !killed {
+            assert!(changes > 3, "faults are not injected");
+            break;
         }
     }
 }
@@ -359,26 +395,25 @@ fn the_old_authority_is_watched_for_as_long_as_asked() {
 #[test]
 fn leaves_get_new_keys_from_the_same_authority() {
     let mut world = World::new(&["eu-1/agent", "us-1/agent"]);
-    let own = |world: &World| bundle::leaf(&world.path().join(COLLECTOR).join(LEAF_CERT)).unwrap();
-    let (authority, collector) = (authority_of(&world), own(&world));
+    let (authority, collector) = (authority_of(&world), world.collector_leaf());
     let keys: Vec<_> = world.agents.iter().map(|agent| agent.leaf_spki).collect();
 
     world.begin(&Wish { targets: vec!["us-1".to_owned()], ..wish(Kind::Leaf) }).unwrap();
     assert_eq!(world.run(), Some(Step::Done));
     assert_eq!(world.agents[0].leaf_spki, keys[0]);
     assert_ne!(world.agents[1].leaf_spki, keys[1]);
-    assert_eq!(own(&world), collector);
+    assert_eq!(world.collector_leaf(), collector);
 
     world.begin(&Wish { targets: vec!["collector".to_owned()], ..wish(Kind::Leaf) }).unwrap();
     assert_eq!(world.run(), Some(Step::Done));
-    let second = own(&world);
+    let second = world.collector_leaf();
     assert_ne!(second.spki_sha256, collector.spki_sha256);
     assert_eq!(second.hosts, collector.hosts);
 
     world.begin(&wish(Kind::All)).unwrap();
     assert_eq!(world.run(), Some(Step::Done));
     assert_ne!(world.agents[0].leaf_spki, keys[0]);
-    assert_ne!(own(&world).spki_sha256, second.spki_sha256);
+    assert_ne!(world.collector_leaf().spki_sha256, second.spki_sha256);
     assert_eq!(authority_of(&world), authority);
     assert!(world.agents.iter().all(|agent| agent.connected));
 }
