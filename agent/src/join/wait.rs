@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use tributary_certs::enrol;
+use tributary_certs::tls::HandshakeError;
 use tributary_proto::v1;
 use tributary_proto::v1::enrollee_server::{Enrollee, EnrolleeServer};
 
@@ -52,6 +53,8 @@ pub(super) async fn accept(
         tokio::select! {
             Some(visit) = visits.join_next() => match visit {
                 Ok(Ok(answered)) => return Ok(answered),
+                // The collector wants a session already.
+                Ok(Err(JoinError::Handshake(HandshakeError::NoEnrolment { .. }))) => {}
                 Ok(Err(error)) => {
                     // Somebody who is not the collector must not end the wait. Collectors come again and again.
                     let news = chain(&error);
