@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::eventually;
 use crate::load::Load;
 use crate::process::Process;
-use crate::world::{Agent, Collector, EVERYTHING, World, binary};
+use crate::world::{Agent, Collector, EVERYTHING, World, binary, free_port};
 
 /// Configuration of a collector that enrols, renews and rotates.
 pub const PKI: &str = "pki: { dir: pki }\n";
@@ -37,6 +37,24 @@ impl Fleet {
         fleet
     }
 
+    /// The same with agents that wait for the collector to dial them.
+    pub async fn start_dialled(count: u32) -> Self {
+        let world = World::new();
+        let names: Vec<(String, String)> =
+            (0..count).map(|n| (format!("c-{n}"), format!("127.0.0.1:{}", free_port()))).collect();
+        let targets = names.iter().map(|(n, a)| format!("{{ cluster: {n}, address: '{a}' }}"));
+        let dial = format!("{PKI}dial: [ {} ]\n", targets.collect::<Vec<_>>().join(", "));
+        let collector = world.collector(&dial).await;
+        let mut fleet = Self { world, collector, agents: Vec::new() };
+        for (cluster, address) in names {
+            let listen = format!("listen: {{ grpc: '{address}' }}\n");
+            let ingest = fleet.collector.ingest;
+            fleet.agents.push(fleet.world.agent(&cluster, ingest, EVERYTHING, &listen).await);
+            fleet.collector.connected(&cluster, true).await;
+        }
+        fleet
+    }
+
     /// Starts load on every agent, `STORIES_RATE` bodies a second on each.
     pub fn load(&self) -> Load {
         Load::start(&self.agents, setting("STORIES_RATE", 8))
@@ -56,6 +74,16 @@ impl Fleet {
         let text = fs::read_to_string(self.world.path("pki/state.json")).unwrap_or_default();
         let state: Value = serde_json::from_str(&text).unwrap_or_default();
         state["rotation"].clone()
+    }
+
+    /// The serial numbers of the certificates that the agents are connected with.
+    pub async fn serials(&self) -> Vec<String> {
+        let mut serials = Vec::new();
+        for agent in &self.agents {
+            let told = self.collector.agent(&agent.cluster).await;
+            serials.push(told["certificate_serial"].as_str().unwrap_or("").to_owned());
+        }
+        serials
     }
 
     /// Waits until the rotation is in another step than `seen`; `false` if it is over.

@@ -34,6 +34,39 @@ async fn nobody_notices_a_rotation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_are_dialled_do_not_notice_either() {
+    let fleet = Fleet::start_dialled(3).await;
+    let failures = fleet.failures().await;
+    let load = fleet.load();
+    load.goes_on(50).await;
+    let mut rotate = fleet.rotate(&["--ca"]);
+    assert!(rotate.ended().await.success(), "{}", rotate.log());
+    load.goes_on(50).await;
+    load.stop().await.is_stored(&fleet.collector).await;
+    fleet.is_on_new_authority().await;
+    assert_eq!(fleet.failures().await, failures, "handshakes or sessions failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaves_alone_are_rotated_too() {
+    let fleet = Fleet::start(3).await;
+    let load = fleet.load();
+    let before = fleet.serials().await;
+    for (arguments, changed) in
+        [(&["--leaf", "c-1"][..], [false, true, false]), (&["--all"], [true, true, true])]
+    {
+        let mut rotate = fleet.rotate(arguments);
+        assert!(rotate.ended().await.success(), "{}", rotate.log());
+        let now = fleet.serials().await;
+        let differ: Vec<bool> = now.iter().zip(&before).map(|(now, old)| now != old).collect();
+        assert_eq!(differ, changed, "{arguments:?}");
+    }
+    load.goes_on(50).await;
+    load.stop().await.is_stored(&fleet.collector).await;
+    assert_eq!(fleet.failures().await, 0.0, "handshakes or sessions failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_away_is_named_and_waited_for() {
     let mut fleet = Fleet::start(3).await;
     let load = fleet.load();
