@@ -96,6 +96,8 @@ async fn keep(shared: Arc<Shared>, tls: Arc<ClientTls>, target: Target, stop: Ca
         }
         tokio::select! {
             () = stop.cancelled() => return,
+            // It may be this one.
+            () = line.shared.enrolled.notified() => pauses = Pauses::default(),
             () = sleep(pauses.next()) => {}
         }
     }

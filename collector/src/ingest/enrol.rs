@@ -89,7 +89,7 @@ impl Desk {
         match timeout(LONGEST, connection).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::debug!(%address, %error, "a connection of an agent that enrols broke")
+                tracing::debug!(%address, %error, "a connection of an agent that enrols broke");
             }
             Err(_) => self.refused("timeout", address),
         }

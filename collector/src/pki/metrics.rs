@@ -19,8 +19,6 @@ pub(crate) struct PkiMetrics {
     pub(crate) enrolments_refused: Family<Reason, Counter>,
     /// Certificates issued, by how they were asked for.
     pub(crate) certificates_issued: Family<Way, Counter>,
-    /// Renewals that were refused.
-    pub(crate) renewals_refused: Counter,
     /// Rotations that ended, by kind and result.
     pub(crate) rotations: Family<Rotation, Counter>,
     /// 1 for each agent that the rotation under way waits for.
@@ -76,7 +74,6 @@ impl PkiMetrics {
             "Certificates issued: at joining, for renewals, for the collector itself",
             m.certificates_issued.clone(),
         );
-        registry.register("renewals_refused", "Renewals refused", m.renewals_refused.clone());
         registry.register("rotations", "Rotations that ended", m.rotations.clone());
         registry.register(
             "rotation_waits_for",

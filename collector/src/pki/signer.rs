@@ -209,7 +209,6 @@ impl Issuer for Signer {
                 Ok(chain)
             }
             Err(error) => {
-                self.metrics.renewals_refused.inc();
                 tracing::warn!(agent = who, %error, "a certificate was not renewed");
                 Err(error.to_string())
             }
