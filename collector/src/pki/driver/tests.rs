@@ -54,7 +54,7 @@ fn renew(pki: &Pki, agent: &mut Seen, now: SystemTime) {
     let (cluster, instance) = agent.identity.split_once('/').unwrap();
     let folder = pki.folder();
     folder.issue_agent_request(&request, (cluster, instance), (How::Renewal, now), MONTH).unwrap();
-    agent.leaf_authority = Some(folder.authority().certificate().sha256);
+    agent.leaf_authority = Some(folder.authority().certificate().spki_sha256);
     agent.leaf_spki = Some(request.spki_sha256());
     agent.collector_authority = Some(pki.credentials.authority());
     agent.bundle = Some(pki.credentials.trust().terms().trusted.digest());
