@@ -47,6 +47,7 @@ const RELOADS: usize = 4;
 /// Runs the collector until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
+    certificates::renew_expired(&config, SystemTime::now())?;
     let files = Files::read(&config)?;
     let web = bind("web.listen", config.web.listen).await?;
     let ingest = bind("ingest.listen", config.ingest.listen).await?;
@@ -226,7 +227,7 @@ impl Running {
         let config = Config::load(&self.config.file, std::env::vars())?;
         let files = Files::read(&config)?;
         let in_force = &self.reloadable;
-        in_force.credentials.replace(config.ingest.tls.clone(), files.tls)?;
+        in_force.credentials.replace(files.tls)?;
         in_force.port.reload()?;
         in_force.policies.store(Arc::new(policies(&config)));
         let settings = notify_settings(&config, files.alerting);

@@ -4,17 +4,33 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prometheus_client::registry::Registry;
-use tributary_certs::tls::{Material, TlsError};
+use tributary_certs::bundle::{self, Folder};
+use tributary_certs::certificate::utc;
+use tributary_certs::tls::TlsError;
 
+use super::files::StartError;
 use super::stage::Stage;
 use crate::config::{Config, Pki};
 use crate::ingest::Ingest;
 use crate::ingest::enrol::Desk;
-use crate::pki::credentials::Credentials;
+use crate::pki::credentials::{Credentials, Loaded};
 use crate::pki::driver::Driver;
 use crate::pki::expiry::Expiry;
 use crate::pki::metrics::PkiMetrics;
 use crate::pki::signer::{Signer, Turn};
+
+/// Renews the collector's own certificate if it has run out, as it has after a month without the collector; the rest of
+/// the start would refuse it. Nothing without a PKI folder.
+pub(super) fn renew_expired(config: &Config, now: SystemTime) -> Result<(), StartError> {
+    let Some(pki) = &config.pki else { return Ok(()) };
+    if bundle::leaf(&config.ingest.tls.cert_file)?.not_after > now {
+        return Ok(());
+    }
+    let written = Folder::open(&pki.dir)?.renew_collector(now, pki.leaf_lifetime)?;
+    let until = utc(written.certificate.not_after);
+    tracing::warn!(until, "the collector's own certificate had run out and was renewed");
+    Ok(())
+}
 
 /// The collector's own certificate, in force; the rest is not started yet.
 pub(super) struct Certificates {
@@ -24,16 +40,15 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Puts `material` in force, which was read from the files of `ingest.tls`.
+    /// Puts the files of `ingest.tls` in force.
     pub(super) fn new(
         config: &Config,
-        material: Material,
+        loaded: Loaded,
         registry: &mut Registry,
     ) -> Result<Self, TlsError> {
         let metrics = PkiMetrics::new(registry);
         let enrol = config.pki.as_ref().is_some_and(|pki| pki.enrol);
-        let files = config.ingest.tls.clone();
-        let credentials = Credentials::new(files, material, enrol, metrics.clone())?;
+        let credentials = Credentials::new(loaded, enrol, metrics.clone())?;
         Ok(Self { credentials: Arc::new(credentials), metrics })
     }
 

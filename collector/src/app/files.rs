@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use tributary_certs::bundle::{self, BundleError, COLLECTOR, Folder};
 use tributary_certs::state::{State, StateError};
-use tributary_certs::tls::{self, Material, TlsError};
+use tributary_certs::tls::{self, TlsError};
 use tributary_model::diagnostic::Diagnostic;
 
 use super::settings::rule_settings;
 use crate::api::serve::Port;
 use crate::config::{Config, Pki};
+use crate::pki::credentials::Loaded;
 use crate::rules::engine::RulesError;
 use crate::{notify, rules};
 
@@ -75,7 +76,7 @@ fn bind_help(source: &std::io::Error) -> &'static str {
 
 /// Everything read from files before a port is bound, so that a mistake starts nothing.
 pub struct Files {
-    pub(super) tls: Material,
+    pub(super) tls: Loaded,
     pub(super) port: Arc<Port>,
     pub(super) alerting: Option<notify::config::Config>,
     pub(super) rules: Vec<rules::group::Group>,
@@ -87,7 +88,7 @@ impl Files {
         let alerting = config.alerting.config_file.as_deref();
         config.pki.as_ref().map_or(Ok(()), |pki| check_folder(pki, &config.ingest.tls))?;
         Ok(Self {
-            tls: Material::load(&config.ingest.tls)?,
+            tls: Loaded::read(&config.ingest.tls)?,
             port: Arc::new(Port::load(config.web.config_file.as_deref())?),
             alerting: alerting.map(notify::config::Config::load).transpose()?,
             rules: rules::engine::load(&config.rules, &rule_settings(config))?,

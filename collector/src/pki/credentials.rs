@@ -30,36 +30,41 @@ pub(crate) struct Credentials {
     state: Mutex<State>,
 }
 
-struct State {
+/// Material, and where it came from.
+pub(crate) struct Loaded {
     files: Files,
+    /// What was in the files; they are read after this is taken, so a change in between is seen later.
+    contents: Contents,
     material: Material,
-    /// Of the files as they were put in force.
-    contents: [KeyHash; 3],
+}
+
+/// The hashes of the three files.
+type Contents = [KeyHash; 3];
+
+impl Loaded {
+    /// Reads and checks the files.
+    pub(crate) fn read(files: &Files) -> Result<Self, TlsError> {
+        let contents = contents(files);
+        Ok(Self { contents, material: Material::load(files)?, files: files.clone() })
+    }
+}
+
+struct State {
+    in_force: Loaded,
     denied: Arc<HashSet<KeyHash>>,
     desired: Option<Desired>,
     /// Contents that were refused, and why, so that it is said once.
-    refused: Option<([KeyHash; 3], String)>,
+    refused: Option<(Contents, String)>,
 }
 
 impl Credentials {
-    /// Puts `material`, which was read from `files`, in force. Nobody is denied yet.
-    pub(crate) fn new(
-        files: Files,
-        material: Material,
-        enrol: bool,
-        metrics: PkiMetrics,
-    ) -> Result<Self, TlsError> {
-        let server = Arc::new(ServerTls::new(&material)?.with_enrolment(enrol));
-        let client = Arc::new(ClientTls::new(&material)?);
-        let trust = Trust::new(terms(&material, &Arc::default(), None));
-        let state = State {
-            contents: contents(&files),
-            files,
-            material,
-            denied: Arc::default(),
-            desired: None,
-            refused: None,
-        };
+    /// Puts what was read in force. Nobody is denied yet.
+    pub(crate) fn new(loaded: Loaded, enrol: bool, metrics: PkiMetrics) -> Result<Self, TlsError> {
+        let server = Arc::new(ServerTls::new(&loaded.material)?.with_enrolment(enrol));
+        let client = Arc::new(ClientTls::new(&loaded.material)?);
+        let denied = Arc::default();
+        let trust = Trust::new(terms(&loaded.material, &denied, None));
+        let state = State { in_force: loaded, denied, desired: None, refused: None };
         Ok(Self { server, client, trust, metrics, state: Mutex::new(state) })
     }
 
@@ -80,21 +85,17 @@ impl Credentials {
 
     /// What the certificate in force says.
     pub(crate) fn certificate(&self) -> Certificate {
-        self.lock().material.certificate().clone()
+        self.lock().in_force.material.certificate().clone()
     }
 
     /// The authority that the certificate in force chains to.
     pub(crate) fn authority(&self) -> KeyHash {
-        self.lock().material.authority()
+        self.lock().in_force.material.authority()
     }
 
-    /// Puts other material in force, which was read from `files`.
-    pub(crate) fn replace(&self, files: Files, material: Material) -> Result<(), TlsError> {
-        let mut state = self.lock();
-        state.contents = contents(&files);
-        state.files = files;
-        state.refused = None;
-        self.put(&mut state, material)
+    /// Puts other files in force.
+    pub(crate) fn replace(&self, loaded: Loaded) -> Result<(), TlsError> {
+        self.put(&mut self.lock(), loaded)
     }
 
     /// Denies these keys, and wants this of the agents, from now on; changed files are put in force with it, so that no
@@ -105,16 +106,14 @@ impl Credentials {
         desired: Desired,
     ) -> Result<(), TlsError> {
         let mut state = self.lock();
-        let same = *state.denied == denied && state.desired.as_ref() == Some(&desired);
-        if *state.denied != denied {
-            state.denied = Arc::new(denied);
-        }
+        let terms = self.trust.terms();
+        let same = *terms.denied == denied && terms.desired.as_ref() == Some(&desired);
+        state.denied = Arc::new(denied);
         state.desired = Some(desired);
         if self.refresh(&mut state) || same {
             return Ok(());
         }
-        let material = state.material.clone();
-        self.put(&mut state, material)
+        self.publish(&state, &state.in_force.material)
     }
 
     /// Follows the files until `stop`.
@@ -136,24 +135,21 @@ impl Credentials {
 
     /// Whether other files are in force now.
     fn refresh(&self, state: &mut State) -> bool {
-        // Taken before the files are read: if they change in between, the next look finds a difference.
-        let found = contents(&state.files);
-        if found == state.contents {
+        let found = contents(&state.in_force.files);
+        if found == state.in_force.contents {
             state.refused = None;
             return false;
         }
-        let loaded = Material::load(&state.files).and_then(|material| self.put(state, material));
-        match loaded {
+        let loaded = Loaded::read(&state.in_force.files);
+        match loaded.and_then(|loaded| self.put(state, loaded)) {
             Ok(()) => {
-                let certificate = state.material.certificate();
+                let certificate = state.in_force.material.certificate();
                 tracing::info!(
                     serial = certificate.serial,
                     issuer = certificate.issuer,
                     until = utc(certificate.not_after),
                     "the collector's certificate files changed and are in force"
                 );
-                state.contents = found;
-                state.refused = None;
                 true
             }
             Err(error) => {
@@ -168,13 +164,19 @@ impl Credentials {
         }
     }
 
+    fn put(&self, state: &mut State, loaded: Loaded) -> Result<(), TlsError> {
+        self.publish(state, &loaded.material)?;
+        state.in_force = loaded;
+        state.refused = None;
+        Ok(())
+    }
+
     /// TLS first: nobody who is sent away by the new terms may come back in between.
-    fn put(&self, state: &mut State, material: Material) -> Result<(), TlsError> {
-        let material = material.with_denied(state.denied.clone());
+    fn publish(&self, state: &State, material: &Material) -> Result<(), TlsError> {
+        let material = material.clone().with_denied(state.denied.clone());
         self.server.replace(&material)?;
         self.client.replace(&material)?;
         self.trust.publish(terms(&material, &state.denied, state.desired.clone()));
-        state.material = material;
         Ok(())
     }
 
@@ -193,7 +195,7 @@ fn terms(material: &Material, denied: &Arc<HashSet<KeyHash>>, desired: Option<De
 }
 
 /// Tells whether a file changed, whatever its times say; a file that cannot be read counts as empty.
-fn contents(files: &Files) -> [KeyHash; 3] {
+fn contents(files: &Files) -> Contents {
     let hash = |path: &Path| sha256(&fs::read(path).unwrap_or_default());
     [hash(&files.cert_file), hash(&files.key_file), hash(&files.ca_file)]
 }

@@ -8,9 +8,8 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use tributary_certs::bundle::{self, COLLECTOR, Folder, Init};
 use tributary_certs::identity::DEFAULT_TRUST_DOMAIN;
-use tributary_certs::tls::Material;
 
-use super::credentials::Credentials;
+use super::credentials::{Credentials, Loaded};
 use super::metrics::PkiMetrics;
 
 pub(crate) const MONTH: Duration = Duration::from_secs(30 * 86_400);
@@ -30,8 +29,8 @@ impl Pki {
         init(&dir);
         let files = bundle::files(&dir.join(COLLECTOR));
         let metrics = PkiMetrics::default();
-        let material = Material::load(&files).unwrap();
-        let credentials = Credentials::new(files, material, true, metrics.clone()).unwrap();
+        let loaded = Loaded::read(&files).unwrap();
+        let credentials = Credentials::new(loaded, true, metrics.clone()).unwrap();
         Self { dir, metrics, credentials: Arc::new(credentials), _temp: temp }
     }
 

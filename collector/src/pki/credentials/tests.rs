@@ -83,8 +83,8 @@ fn a_folder_that_is_swapped_by_its_link_is_taken() {
         std::os::unix::fs::symlink(Path::new("..data").join(name), mounted.join(name)).unwrap();
     }
     let files = bundle::files(&mounted);
-    let material = Material::load(&files).unwrap();
-    let own = Credentials::new(files, material, false, pki.metrics.clone()).unwrap();
+    let loaded = Loaded::read(&files).unwrap();
+    let own = Credentials::new(loaded, false, pki.metrics.clone()).unwrap();
     fs::rename(pki.other().join(COLLECTOR), data("v2")).unwrap();
     std::os::unix::fs::symlink(data("v2"), mounted.join("..new")).unwrap();
     fs::rename(mounted.join("..new"), mounted.join("..data")).unwrap();
