@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tributary_certs::bundle::{self, COLLECTOR, Folder, LEAF_CERT};
 use tributary_certs::certificate::{hex, utc};
+use tributary_certs::enrol::pin_text;
 use tributary_certs::revoke::{self, Whose};
 use tributary_certs::state::{Denied, State};
 use tributary_certs::token::{self, Grant, TokenError};
@@ -108,8 +109,9 @@ fn add(args: &AddArgs, now: SystemTime) -> anyhow::Result<()> {
         args.name
     );
     let folder = Folder::open(&pki.dir)?;
-    let hashes: Vec<String> =
-        folder.bundle()?.authorities().map(|authority| hex(&authority.spki_sha256)).collect();
+    let bundle = folder.bundle()?;
+    let pins: Vec<String> =
+        bundle.authorities().map(|authority| pin_text(&authority.spki_sha256)).collect();
     let way = way(args, &config, &pki.dir)?;
     let grant = Grant {
         cluster: args.name.clone(),
@@ -125,7 +127,7 @@ fn add(args: &AddArgs, now: SystemTime) -> anyhow::Result<()> {
         error => error.into(),
     })?;
     let mut out = std::io::stdout();
-    writeln!(out, "{}", join_command(&way, &token, &hashes))?;
+    writeln!(out, "{}", join_command(&way, &token, &pins))?;
     let mut notes = std::io::stderr();
     writeln!(notes, "good for one agent, once, until {}", utc(now + args.ttl))?;
     Ok(())
@@ -159,16 +161,13 @@ fn way(args: &AddArgs, config: &Config, dir: &Path) -> anyhow::Result<Way> {
 }
 
 /// Both authorities are named while a rotation goes on: either may be the one that the agent meets.
-fn join_command(way: &Way, token: &str, hashes: &[String]) -> String {
-    let pins: String = hashes.iter().map(|hash| format!(" --ca-hash sha256:{hash}")).collect();
-    match way {
-        Way::Out(address) => {
-            format!("tributary-agent join https://{address} --token {token}{pins}")
-        }
-        Way::In(port) => {
-            format!("tributary-agent join --listen 0.0.0.0:{port} --token {token}{pins}")
-        }
-    }
+fn join_command(way: &Way, token: &str, pins: &[String]) -> String {
+    let there = match way {
+        Way::Out(address) => format!("https://{address}"),
+        Way::In(port) => format!("--listen 0.0.0.0:{port}"),
+    };
+    let pins: Vec<String> = pins.iter().map(|pin| format!("--ca-hash {pin}")).collect();
+    format!("tributary-agent join {there} --token {token} {}", pins.join(" "))
 }
 
 fn remove(args: &RemoveArgs, now: SystemTime) -> anyhow::Result<()> {

@@ -37,7 +37,7 @@ pub(crate) struct Driver<F> {
     /// The state as it was carried out to the end, and until when that is believed.
     settled: Option<(Option<Stamp>, SystemTime)>,
     /// The last rotation that ended, as of the last look.
-    counted: Option<Option<Past>>,
+    counted: Option<Past>,
     /// The agents that are shown as those whom a rotation waits for.
     laggards: HashSet<Laggard>,
     /// The serial number of the collector's own certificate, and when it is renewed.
@@ -55,6 +55,7 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
         agents: F,
         (metrics, turn): (PkiMetrics, Turn),
     ) -> Self {
+        let counted = State::read(&dir).ok().and_then(|state| state.history.last().cloned());
         Self {
             dir,
             policy: Policy { leaf_lifetime },
@@ -63,7 +64,7 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
             metrics,
             turn,
             settled: None,
-            counted: None,
+            counted,
             laggards: HashSet::new(),
             renewal: None,
             fault: String::new(),
@@ -139,12 +140,10 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
 
     /// Counts the rotations that ended since the last look.
     fn count(&mut self, state: &State) {
-        let newest = state.history.last().cloned();
-        if let Some(counted) = &self.counted {
-            let new = state.history.iter().rev().take_while(|past| Some(*past) != counted.as_ref());
-            new.for_each(|past| self.metrics.rotated(past));
-        }
-        self.counted = Some(newest);
+        let new =
+            state.history.iter().rev().take_while(|past| Some(*past) != self.counted.as_ref());
+        new.for_each(|past| self.metrics.rotated(past));
+        self.counted = state.history.last().cloned();
     }
 
     /// Renews the collector's own certificate around half of its life.
