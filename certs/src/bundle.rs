@@ -137,11 +137,6 @@ impl Folder {
         &self.authority
     }
 
-    /// Where the folder is.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// The authorities to trust: those of the collector, and the one that signs. Two while a rotation goes on.
     pub fn bundle(&self) -> Result<Bundle, BundleError> {
         Self::trusted(&self.dir)

@@ -127,7 +127,9 @@ fn add(args: &AddArgs, now: SystemTime) -> anyhow::Result<()> {
         error => error.into(),
     })?;
     let mut out = std::io::stdout();
-    writeln!(out, "{}", join_command(&way, &token, &pins))?;
+    // The agent whose place is taken may still have a certificate that looks good where it is.
+    let force = if args.replace { " --force" } else { "" };
+    writeln!(out, "{}{force}", join_command(&way, &token, &pins))?;
     let mut notes = std::io::stderr();
     writeln!(notes, "good for one agent, once, until {}", utc(now + args.ttl))?;
     Ok(())
