@@ -24,40 +24,43 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts a collector and so many agents.
-    pub async fn start(count: u32) -> Self {
-        let world = World::new();
-        let collector = world.collector(PKI).await;
-        let mut fleet = Self { world, collector, agents: Vec::new() };
-        for number in 0..count {
-            let cluster = format!("c-{number}");
-            let ingest = fleet.collector.ingest;
-            fleet.agents.push(fleet.world.agent(&cluster, ingest, EVERYTHING, "").await);
-        }
-        fleet
+    /// Starts a collector and so many agents, and waits until all are connected.
+    pub async fn start(count: usize) -> Self {
+        Self::with(vec![None; count]).await
     }
 
     /// The same with agents that wait for the collector to dial them.
-    pub async fn start_dialled(count: u32) -> Self {
+    pub async fn start_dialled(count: usize) -> Self {
+        let address = || Some(format!("127.0.0.1:{}", free_port()));
+        Self::with(std::iter::repeat_with(address).take(count).collect()).await
+    }
+
+    /// Agents, each with the address on which it waits, if it does.
+    async fn with(addresses: Vec<Option<String>>) -> Self {
         let world = World::new();
-        let names: Vec<(String, String)> =
-            (0..count).map(|n| (format!("c-{n}"), format!("127.0.0.1:{}", free_port()))).collect();
-        let targets = names.iter().map(|(n, a)| format!("{{ cluster: {n}, address: '{a}' }}"));
-        let dial = format!("{PKI}dial: [ {} ]\n", targets.collect::<Vec<_>>().join(", "));
-        let collector = world.collector(&dial).await;
-        let mut fleet = Self { world, collector, agents: Vec::new() };
-        for (cluster, address) in names {
-            let listen = format!("listen: {{ grpc: '{address}' }}\n");
-            let ingest = fleet.collector.ingest;
-            fleet.agents.push(fleet.world.agent(&cluster, ingest, EVERYTHING, &listen).await);
-            fleet.collector.connected(&cluster, true).await;
+        let (mut dial, mut agents) = (String::new(), Vec::new());
+        for (number, address) in addresses.iter().enumerate() {
+            if let Some(address) = address {
+                dial += &format!("  - {{ cluster: c-{number}, address: '{address}' }}\n");
+            }
         }
-        fleet
+        let dial = if dial.is_empty() { dial } else { format!("dial:\n{dial}") };
+        let collector = world.collector(&format!("{PKI}{dial}")).await;
+        for (number, address) in addresses.iter().enumerate() {
+            let cluster = format!("c-{number}");
+            let listen = address.as_ref().map(|at| format!("listen: {{ grpc: '{at}' }}\n"));
+            let listen = listen.unwrap_or_default();
+            agents.push(world.agent(&cluster, collector.ingest, EVERYTHING, &listen).await);
+        }
+        for agent in &agents {
+            collector.connected(&agent.cluster, true).await;
+        }
+        Self { world, collector, agents }
     }
 
     /// Starts load on every agent, `STORIES_RATE` bodies a second on each.
     pub fn load(&self) -> Load {
-        Load::start(&self.agents, setting("STORIES_RATE", 8))
+        Load::start(&self.agents, setting("STORIES_RATE", 20))
     }
 
     /// Starts `tributary-certs rotate` on the folder of the PKI.
@@ -112,8 +115,17 @@ impl Fleet {
         }
     }
 
-    /// Handshakes and sessions that failed so far, as either side counts them, with the agents that are not running left
-    /// out.
+    /// Kills the collector, an agent and the command, and starts them again.
+    pub fn kill_everybody(&mut self, rotate: &mut Process, agent: usize) {
+        rotate.kill();
+        self.collector.process.kill();
+        let count = self.agents.len();
+        self.agents[agent % count].process.restart();
+        self.collector.process.restart();
+        rotate.restart();
+    }
+
+    /// Handshakes and sessions that failed so far, as either side counts them; no number while somebody is not running.
     pub async fn failures(&self) -> f64 {
         let refused = "tributary_collector_ingest_connections_refused_total";
         let mut failures = self.collector.metric(refused, &[]).await;
@@ -125,7 +137,7 @@ impl Fleet {
 }
 
 /// A number from the environment, so that the same stories are short in CI and heavy elsewhere.
-pub fn setting(name: &str, default: u32) -> u32 {
+pub fn setting(name: &str, default: usize) -> usize {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")),
         Err(_) => default,

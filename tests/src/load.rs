@@ -47,9 +47,9 @@ pub struct Sent(Vec<Series>);
 
 impl Load {
     /// Posts `rate` bodies a second to each of these agents, one sample a body.
-    pub fn start<'a>(agents: impl IntoIterator<Item = &'a Agent>, rate: u32) -> Self {
+    pub fn start<'a>(agents: impl IntoIterator<Item = &'a Agent>, rate: usize) -> Self {
         let (accepted, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        let period = Duration::from_secs(1) * SHARDS / rate;
+        let period = Duration::from_secs(1) * SHARDS / u32::try_from(rate).unwrap();
         assert!(period >= Duration::from_millis(1), "times of samples are milliseconds");
         let mut shards = Vec::new();
         for agent in agents {

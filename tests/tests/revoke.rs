@@ -3,9 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use tributary_tests::eventually;
 use tributary_tests::fleet::{Fleet, PKI};
-use tributary_tests::world::{EVERYTHING, World, mount};
+use tributary_tests::world::{EVERYTHING, World, mount, run, text};
 
 /// How long a stream may live after it was cut off.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -72,13 +71,20 @@ async fn a_live_stream_of_a_retired_authority_is_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_emergency_ends_every_stream_of_the_old_authority_at_once() {
     let fleet = Fleet::start(2).await;
-    let mut rotate = fleet.rotate(&["--emergency"]);
+    let address = fleet.collector.ingest.to_string();
+    let mut rotate = fleet.rotate(&["--emergency", "--address", &address]);
     assert!(rotate.ended().await.success(), "{}", rotate.log());
     let ended = Instant::now();
-    let streams = "tributary_collector_ingest_streams";
-    eventually("all streams are closed", async || {
-        (fleet.collector.metric(streams, &[]).await == 0.0).then_some(())
-    })
-    .await;
+    fleet.collector.connected("c-0", false).await;
+    fleet.collector.connected("c-1", false).await;
     assert!(ended.elapsed() < AT_ONCE, "{:?}", ended.elapsed());
+    // It prints how each agent comes back.
+    let printed = rotate.log();
+    let join = printed.lines().skip_while(|line| *line != "# c-0/agent").nth(1).unwrap();
+    let mut words: Vec<&str> = join.split(' ').skip(1).collect();
+    words.extend(["--dir", "tls"]);
+    let joined = run("tributary-agent", &words, &fleet.world.path("c-0"));
+    assert!(joined.status.success(), "{join}: {}", text(&joined));
+    fleet.collector.connected("c-0", true).await;
+    assert_eq!(fleet.collector.agent("c-1").await["connected"], false);
 }
