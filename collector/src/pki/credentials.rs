@@ -98,18 +98,18 @@ impl Credentials {
         self.put(&mut self.lock(), loaded)
     }
 
-    /// Denies these keys, and wants this of the agents, from now on; changed files are put in force with it, so that no
-    /// stream sees one without the other.
+    /// Denies these keys, and wants this of the agents (or what was wanted before), from now on; changed files are put in
+    /// force with it, so that no stream sees one without the other.
     pub(crate) fn govern(
         &self,
         denied: HashSet<KeyHash>,
-        desired: Desired,
+        desired: Option<Desired>,
     ) -> Result<(), TlsError> {
         let mut state = self.lock();
-        let terms = self.trust.terms();
-        let same = *terms.denied == denied && terms.desired.as_ref() == Some(&desired);
         state.denied = Arc::new(denied);
-        state.desired = Some(desired);
+        state.desired = desired.or(state.desired.take());
+        let terms = self.trust.terms();
+        let same = terms.denied == state.denied && terms.desired == state.desired;
         if self.refresh(&mut state) || same {
             return Ok(());
         }

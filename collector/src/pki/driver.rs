@@ -128,13 +128,16 @@ impl<F: Fn() -> Vec<Seen> + Send + 'static> Driver<F> {
         let _turn = self.turn.take();
         let fleet =
             Fleet { agents: (self.agents)(), collector_authority: self.credentials.authority() };
-        let advanced = rotate::advance(&self.dir, &fleet, &self.policy, now)?;
+        let advanced = rotate::advance(&self.dir, &fleet, &self.policy, now);
+        // Whatever keeps a rotation from going on, who is denied is denied.
+        let state = State::read(&self.dir)?;
+        let desired = advanced.as_ref().ok().map(|advanced| advanced.desired.clone());
+        self.credentials.govern(state.denied_keys(), desired)?;
+        let advanced = advanced?;
         let step = advanced.step.map_or("none", rotate::Step::as_str);
         for note in &advanced.note {
             tracing::info!(step, "{note}");
         }
-        let state = State::read(&self.dir)?;
-        self.credentials.govern(state.denied_keys(), advanced.desired)?;
         Ok(state)
     }
 

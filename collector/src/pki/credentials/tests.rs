@@ -99,6 +99,6 @@ fn who_is_denied_is_denied_although_the_files_are_broken() {
     fs::write(pki.dir.join(COLLECTOR).join("tls.crt"), "half").unwrap();
     own.look();
     let desired = tributary_certs::rotate::desired(&pki.dir).unwrap();
-    own.govern([[7; 32]].into(), desired).unwrap();
+    own.govern([[7; 32]].into(), Some(desired)).unwrap();
     assert!(own.trust().terms().denied.contains(&[7; 32]));
 }

@@ -155,6 +155,19 @@ fn a_revocation_is_in_force_at_the_next_look() {
 }
 
 #[test]
+fn a_revocation_holds_although_the_authority_cannot_be_read() {
+    let mut world = world();
+    world.turn();
+    std::fs::remove_file(world.pki.dir.join("ca.key")).unwrap();
+    let whose = Whose::Name("eu-1".to_owned());
+    let denied = revoke::revoke(&world.pki.dir, &whose, "lost", world.now).unwrap();
+    world.driver.work(world.now);
+    assert!(world.driver.fault.contains("ca.key"), "{}", world.driver.fault);
+    let terms = world.trust().terms();
+    assert!(terms.denied.contains(&denied[0].spki_sha256) && terms.desired.is_some());
+}
+
+#[test]
 fn the_collector_renews_its_own_certificate_around_half_of_its_life() {
     let mut world = world();
     for (days, renewed) in [(13, false), (17, true)] {
