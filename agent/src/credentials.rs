@@ -134,7 +134,8 @@ impl Credentials {
     pub(crate) fn reload(&self) -> Result<(), String> {
         let mut looked = self.looked();
         let contents = contents(&self.files);
-        let done = self.judge();
+        let material = self.ours(Material::load(&self.files));
+        let done = material.and_then(|material| self.put_in_force(&material));
         *looked = Looked { contents, judged: true, complaint: done.clone().err() };
         if done.is_err() {
             self.metrics.reloads_refused.inc();
@@ -146,21 +147,24 @@ impl Credentials {
     /// change counts once it is found twice, as it may be half written.
     pub(crate) fn look(&self) {
         let mut looked = self.looked();
-        let contents = contents(&self.files);
-        if contents != looked.contents {
-            looked.contents = contents;
-            looked.judged = false;
-        } else if !looked.judged {
-            looked.judged = true;
-            let complaint = self.judge().err();
-            if let Some(error) = complaint.as_ref().filter(|_| complaint != looked.complaint) {
+        let found = contents(&self.files);
+        if found != looked.contents {
+            (looked.contents, looked.judged) = (found, false);
+        } else if !looked.judged || looked.complaint.is_some() {
+            // What was refused is tried again: time may heal it, as a certificate that was not valid yet.
+            let first = !std::mem::replace(&mut looked.judged, true);
+            let material = self.ours(Material::load(&self.files));
+            if contents(&self.files) != looked.contents {
+                return;
+            }
+            let complaint = material.and_then(|material| self.put_in_force(&material)).err();
+            if let Some(error) = complaint.as_ref().filter(|_| complaint != looked.complaint)
+                && first
+            {
                 self.metrics.reloads_refused.inc();
                 tracing::error!(error, "the certificate files are refused; the old ones stay");
             }
             looked.complaint = complaint;
-        } else if looked.complaint.is_some() {
-            // Time may heal it: a certificate that was not valid yet.
-            looked.complaint = self.judge().err();
         }
         self.metrics.show(self.in_force.borrow().schedule.not_after(), SystemTime::now());
     }
@@ -231,12 +235,6 @@ impl Credentials {
             let next = now.schedule.failed(SystemTime::now());
             tracing::warn!(error = why, again_in = ?next, "the certificate could not be renewed");
         });
-    }
-
-    /// Reads the files and puts them in force.
-    fn judge(&self) -> Result<(), String> {
-        let material = self.ours(Material::load(&self.files))?;
-        self.put_in_force(&material)
     }
 
     /// A certificate must be usable, and stay for the same agent.

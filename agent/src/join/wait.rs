@@ -53,9 +53,7 @@ pub(super) async fn accept(
         tokio::select! {
             Some(visit) = visits.join_next() => match visit {
                 Ok(Ok(answered)) => return Ok(answered),
-                // The collector wants a session already.
-                Ok(Err(JoinError::Handshake(HandshakeError::NoEnrolment { .. }))) => {}
-                Ok(Err(error)) => {
+                Ok(Err(error)) if !wants_session(&error) => {
                     // Somebody who is not the collector must not end the wait. Collectors come again and again.
                     let news = chain(&error);
                     if news != complaint {
@@ -64,7 +62,7 @@ pub(super) async fn accept(
                     }
                 }
                 // A visit that panicked has been heard of.
-                Err(_) => {}
+                Ok(Err(_)) | Err(_) => {}
             },
             accepted = listener.accept(), if visits.len() < MAX_CONNECTIONS => match accepted {
                 Ok((tcp, _)) => {
@@ -74,6 +72,11 @@ pub(super) async fn accept(
             },
         }
     }
+}
+
+/// The collector dials its agents for sessions, too.
+fn wants_session(error: &JoinError) -> bool {
+    matches!(error, JoinError::Handshake(HandshakeError::NoEnrolment { .. }))
 }
 
 /// One connection.
