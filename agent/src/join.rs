@@ -203,7 +203,7 @@ fn already(args: &Args, material: &Material) -> Result<String, JoinError> {
     }
     Ok(format!(
         "{} already holds the certificate of agent {instance} of cluster {cluster}, good until {}; \
-         the token was not used\n",
+         the token was not used (--force replaces the certificate)\n",
         args.dir.display(),
         utc(material.not_after()),
     ))
