@@ -129,9 +129,7 @@ async fn a_name_that_is_taken_is_given_again_only_on_purpose() {
     let refused = run("tributary-collector", &arguments, &world.path(""));
     assert!(!refused.status.success());
     assert!(text(&refused).contains("--replace"), "{}", text(&refused));
-    let mut again = add(&world, "eu-1", &["--replace"]);
-    again.push("--force".to_owned());
-    let joined = join(&world, "eu-1", &again);
+    let joined = join(&world, "eu-1", &add(&world, "eu-1", &["--replace"]));
     assert!(joined.status.success(), "{}", text(&joined));
     delivers(&world, &collector, "eu-1", "").await;
 }
