@@ -89,9 +89,11 @@ impl Certificates {
             let desk = Desk::new(signer, self.metrics.clone());
             let connections = ingest.enrolments();
             intake.spawn(|stop| desk.clone().serve(connections, stop));
-            let (client, dir) = (self.credentials.client(), pki.dir.clone());
-            let visitor = ingest.visitor(desk, client, config.dial.clone(), dir);
-            intake.spawn(|stop| visitor.run(stop));
+            if !config.dial.is_empty() {
+                let (client, dir) = (self.credentials.client(), pki.dir.clone());
+                let visitor = ingest.visitor(desk, client, config.dial.clone(), dir);
+                intake.spawn(|stop| visitor.run(stop));
+            }
         }
     }
 }

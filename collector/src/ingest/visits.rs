@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -19,6 +19,7 @@ use tributary_proto::v1::enrollee_client::EnrolleeClient;
 
 use super::dial::{Target, channel};
 use super::enrol::{Desk, LONGEST, MAX_MESSAGE_BYTES};
+use super::registry::AgentStatus;
 use super::{Ingest, Shared};
 
 /// How often targets are called on while a token for their cluster is open.
@@ -61,10 +62,8 @@ impl Visitor {
                 }
             };
             let mut visits = JoinSet::new();
-            for target in &visitor.targets {
-                if expected.contains(target.cluster.as_str()) {
-                    visits.spawn(visitor.clone().visit(target.clone()));
-                }
+            for target in visitor.lonely(&expected) {
+                visits.spawn(visitor.clone().visit(target));
             }
             stop.run_until_cancelled(visits.join_all()).await;
         }
@@ -77,6 +76,20 @@ impl Visitor {
         let state = state.await.map_err(io::Error::from)??;
         let open = state.tokens.into_iter().filter(|t| t.spent_at.is_none() && t.expires_at > now);
         Ok(open.map(|token| token.cluster).collect())
+    }
+
+    /// The targets of these clusters, but for clusters whose agents are all here.
+    fn lonely(&self, clusters: &HashSet<String>) -> Vec<Target> {
+        let agents = self.shared.registry.snapshot(Instant::now());
+        let lonely = |target: &&Target| {
+            let connected = |agent: &&AgentStatus| {
+                agent.cluster == target.cluster && agent.connection.is_some()
+            };
+            let targets = self.targets.iter().filter(|other| other.cluster == target.cluster);
+            clusters.contains(target.cluster.as_str())
+                && agents.iter().filter(connected).count() < targets.count()
+        };
+        self.targets.iter().filter(lonely).cloned().collect()
     }
 
     async fn visit(self: Arc<Self>, target: Target) {
