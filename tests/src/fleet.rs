@@ -25,14 +25,14 @@ pub struct Fleet {
 
 impl Fleet {
     /// Starts a collector and so many agents, and waits until all are connected.
-    pub async fn start(count: usize) -> Self {
-        Self::with(vec![None; count]).await
+    pub async fn start(count: u32) -> Self {
+        Self::with((0..count).map(|_| None).collect()).await
     }
 
     /// The same with agents that wait for the collector to dial them.
-    pub async fn start_dialled(count: usize) -> Self {
-        let address = || Some(format!("127.0.0.1:{}", free_port()));
-        Self::with(std::iter::repeat_with(address).take(count).collect()).await
+    pub async fn start_dialled(count: u32) -> Self {
+        let address = |_| Some(format!("127.0.0.1:{}", free_port()));
+        Self::with((0..count).map(address).collect()).await
     }
 
     /// Agents, each with the address on which it waits, if it does.
@@ -137,7 +137,7 @@ impl Fleet {
 }
 
 /// A number from the environment, so that the same stories are short in CI and heavy elsewhere.
-pub fn setting(name: &str, default: usize) -> usize {
+pub fn setting(name: &str, default: u32) -> u32 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")),
         Err(_) => default,

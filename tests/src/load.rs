@@ -27,6 +27,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Load {
     shards: Vec<JoinHandle<Series>>,
+    per_second: u64,
     accepted: Arc<AtomicU64>,
     stop: CancellationToken,
 }
@@ -47,12 +48,13 @@ pub struct Sent(Vec<Series>);
 
 impl Load {
     /// Posts `rate` bodies a second to each of these agents, one sample a body.
-    pub fn start<'a>(agents: impl IntoIterator<Item = &'a Agent>, rate: usize) -> Self {
+    pub fn start<'a>(agents: impl IntoIterator<Item = &'a Agent>, rate: u32) -> Self {
         let (accepted, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        let period = Duration::from_secs(1) * SHARDS / u32::try_from(rate).unwrap();
+        let period = Duration::from_secs(1) * SHARDS / rate;
         assert!(period >= Duration::from_millis(1), "times of samples are milliseconds");
-        let mut shards = Vec::new();
+        let (mut shards, mut per_second) = (Vec::new(), 0);
         for agent in agents {
+            per_second += u64::from(rate);
             for shard in 0..SHARDS {
                 let cluster = agent.cluster.clone();
                 let series = Series { cluster, shard, start_ms: now_ms(), period, count: 0 };
@@ -60,12 +62,12 @@ impl Load {
                 shards.push(tokio::spawn(post(series, agent.write_url(), accepted, stop)));
             }
         }
-        Self { shards, accepted, stop }
+        Self { shards, per_second, accepted, stop }
     }
 
-    /// Waits until so many more bodies were taken.
-    pub async fn goes_on(&self, bodies: u64) {
-        let enough = self.accepted.load(Ordering::Relaxed) + bodies;
+    /// Waits until as many more bodies were taken as should be in so many seconds.
+    pub async fn goes_on(&self, seconds: u64) {
+        let enough = self.accepted.load(Ordering::Relaxed) + seconds * self.per_second;
         eventually("the load goes on", async || {
             (self.accepted.load(Ordering::Relaxed) >= enough).then_some(())
         })

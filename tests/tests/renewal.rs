@@ -32,7 +32,7 @@ async fn both_sides_renew_in_time() {
         })
         .await;
     }
-    load.goes_on(20).await;
+    load.goes_on(1).await;
     load.stop().await.is_stored(&collector).await;
     assert_ne!(std::fs::read(world.path("eu-1/tls/tls.crt")).unwrap(), old, "it is on disk, too");
     assert_eq!(agent.metric("tributary_agent_session_failures_total", &[]).await, 0.0);

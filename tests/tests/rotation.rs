@@ -15,10 +15,10 @@ const STEPS: [&str; 9] =
 async fn nobody_notices_a_rotation() {
     let fleet = Fleet::start(setting("STORIES_AGENTS", 20)).await;
     let (load, started) = (fleet.load(), Instant::now());
-    load.goes_on(100).await;
+    load.goes_on(2).await;
     let mut rotate = fleet.rotate(&["--ca"]);
     assert!(rotate.ended().await.success(), "{}", rotate.log());
-    load.goes_on(100).await;
+    load.goes_on(2).await;
     let sent = load.stop().await;
     println!(
         "{} samples of {} agents in {:?}",
@@ -45,10 +45,10 @@ async fn agents_that_are_dialled_do_not_notice_either() {
     let fleet = Fleet::start_dialled(3).await;
     let failures = fleet.failures().await;
     let load = fleet.load();
-    load.goes_on(50).await;
+    load.goes_on(1).await;
     let mut rotate = fleet.rotate(&["--ca"]);
     assert!(rotate.ended().await.success(), "{}", rotate.log());
-    load.goes_on(50).await;
+    load.goes_on(1).await;
     load.stop().await.is_stored(&fleet.collector).await;
     fleet.is_on_new_authority().await;
     assert_eq!(fleet.failures().await, failures, "handshakes or sessions failed");
@@ -68,7 +68,7 @@ async fn leaves_alone_are_rotated_too() {
         let differ: Vec<bool> = now.iter().zip(&before).map(|(now, old)| now != old).collect();
         assert_eq!(differ, changed, "{arguments:?}");
     }
-    load.goes_on(50).await;
+    load.goes_on(1).await;
     load.stop().await.is_stored(&fleet.collector).await;
     assert_eq!(fleet.failures().await, 0.0, "handshakes or sessions failed");
 }
@@ -97,7 +97,7 @@ async fn an_agent_that_is_away_is_named_and_waited_for() {
 
     fleet.agents[2].process.restart();
     assert!(rotate.ended().await.success(), "{}", rotate.log());
-    load.goes_on(100).await;
+    load.goes_on(1).await;
     load.stop().await.is_stored(&fleet.collector).await;
     fleet.is_on_new_authority().await;
 }
@@ -122,7 +122,7 @@ async fn kill_9_of_everybody_at_every_step_costs_nothing() {
         let paused = ended.success() && rotation["paused"] == true;
         assert!(over || paused, "{step}: {rotation}: {}", rotate.log());
     }
-    load.goes_on(100).await;
+    load.goes_on(1).await;
     load.stop().await.is_stored(&fleet.collector).await;
     fleet.is_on_new_authority().await;
 }
@@ -139,7 +139,7 @@ async fn kill_9_of_everybody_whenever_a_step_is_passed_costs_nothing() {
         fleet.kill_everybody(&mut rotate, kills);
         kills += 1;
     }
-    load.goes_on(100).await;
+    load.goes_on(1).await;
     load.stop().await.is_stored(&fleet.collector).await;
     fleet.is_on_new_authority().await;
 }
