@@ -1,4 +1,4 @@
-//! What the collector counts of certificates: those it issued, requests it refused, rotations, reloads, time left.
+//! What the collector counts of certificates: those it issued, requests it refused, rotations, reloads.
 
 use std::collections::HashSet;
 
