@@ -121,12 +121,15 @@ impl Running {
 
         let certificates = Certificates::new(&config, files.tls, &mut registry)?;
         let credentials = certificates.credentials.clone();
+        let mut readers = replayer.into_readers();
+        // What the collector itself has written comes from no agent.
+        readers.retain(|key, _| key.cluster != config.local_cluster);
         let mut ingest = Ingest::new(
             ingest::Config::new(config.cluster_label.clone(), policies(&config)),
             store.clone(),
             (credentials.server(), credentials.trust()),
             IngestMetrics::new(&mut registry),
-            replayer.into_readers(),
+            readers,
         );
         certificates.start(&config, &mut ingest, &mut registry, &mut intake);
         let rule_metrics = rules::metrics::Metrics::register(&mut registry);
