@@ -8,7 +8,8 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 /// Longest section after decompression. A section that says it is longer is refused before memory is taken for it.
 pub const MAX_SECTION_BYTES: usize = 4 << 20;
 
-/// Most samples in a frame. The agent splits its batches; the collector refuses the frame.
+/// Most samples in a frame. The agent splits its batches; the collector refuses the frame before it takes memory for them,
+/// which a few bytes can ask for.
 pub const MAX_SAMPLES_PER_FRAME: usize = 50_000;
 
 /// Most metadata entries, and most gaps, in a frame. The agent leaves the rest for the next frame.

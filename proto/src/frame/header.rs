@@ -7,8 +7,27 @@ use super::{FrameError, Header};
 
 /// The first bytes of every frame.
 const MAGIC: [u8; 4] = *b"TRBF";
-/// The format version.
-const VERSION: u8 = 1;
+/// The format's version. All frames of a segment have the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Read only.
+    V1,
+    V2,
+}
+
+impl Version {
+    /// What is written.
+    const WRITTEN: u8 = 2;
+
+    fn from_code(code: u8) -> Result<Self, FrameError> {
+        match code {
+            1 => Ok(Self::V1),
+            2 => Ok(Self::V2),
+            other => Err(FrameError::Version(other)),
+        }
+    }
+}
+
 /// Flag: the decoder starts anew.
 const STARTS_SEGMENT: u8 = 1;
 /// CRC-32C of everything before it, little-endian.
@@ -18,7 +37,7 @@ const CHECKSUM_BYTES: usize = 4;
 pub(super) fn write(header: &Header) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(&MAGIC);
-    out.push(VERSION);
+    out.push(Version::WRITTEN);
     out.push(if header.starts_segment { STARTS_SEGMENT } else { 0 });
     out.extend_from_slice(&header.epoch.to_le_bytes());
     put_uvarint(&mut out, header.seq);
@@ -38,8 +57,8 @@ pub(super) fn seal(out: &mut Vec<u8>) {
     out.extend_from_slice(&checksum.to_le_bytes());
 }
 
-/// The header and the bytes of the sections.
-pub(super) fn read(bytes: &[u8], max: usize) -> Result<(Header, &[u8]), FrameError> {
+/// The header, the format's version, and the bytes of the sections.
+pub(super) fn read(bytes: &[u8], max: usize) -> Result<(Header, Version, &[u8]), FrameError> {
     if bytes.len() > max {
         return Err(FrameError::too_large("frame", bytes.len(), max));
     }
@@ -47,10 +66,7 @@ pub(super) fn read(bytes: &[u8], max: usize) -> Result<(Header, &[u8]), FrameErr
     if reader.take(MAGIC.len()).ok() != Some(&MAGIC) {
         return Err(FrameError::NotAFrame);
     }
-    let version = reader.u8()?;
-    if version != VERSION {
-        return Err(FrameError::Version(version));
-    }
+    let version = Version::from_code(reader.u8()?)?;
     let content = bytes.len().checked_sub(CHECKSUM_BYTES);
     let (content, checksum) = content
         .and_then(|at| bytes.split_at_checked(at))
@@ -82,5 +98,5 @@ pub(super) fn read(bytes: &[u8], max: usize) -> Result<(Header, &[u8]), FrameErr
     if seq == 0 {
         return Err(reader.malformed("frames are numbered from 1"));
     }
-    Ok((header, reader.rest()))
+    Ok((header, version, reader.rest()))
 }

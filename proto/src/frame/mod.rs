@@ -1,10 +1,13 @@
 //! Frames: the bytes that travel unchanged from the agent's spool to the collector's journal. PROTOCOL.md lists them.
 
+mod decimal;
 mod dictionary;
 mod header;
+mod range;
 mod records;
 mod samples;
 mod section;
+mod v1;
 mod value;
 mod wire;
 
@@ -40,7 +43,7 @@ pub struct Header {
 
 /// Reads a frame's header; checks magic, version, length and checksum.
 pub fn header(bytes: &[u8]) -> Result<Header, FrameError> {
-    let (header, _) = header::read(bytes, limits::MAX_FRAME_BYTES)?;
+    let (header, ..) = header::read(bytes, limits::MAX_FRAME_BYTES)?;
     Ok(header)
 }
 
@@ -150,13 +153,15 @@ impl Encoder {
     /// unless there is none.
     pub fn prefix(&self, samples: &[(Labels, Sample)]) -> usize {
         let mut cost = 0usize;
+        let mut previous = None;
         let fitting = samples
             .iter()
             .take(limits::MAX_SAMPLES_PER_FRAME)
             .take_while(|(labels, _)| {
-                let known = self.dictionary.knows(labels);
+                let known = self.dictionary.find(labels, previous);
+                previous = known.or(previous);
                 cost = cost.saturating_add(SAMPLE_COST);
-                cost = cost.saturating_add(if known { 0 } else { series_cost(labels) });
+                cost = cost.saturating_add(if known.is_some() { 0 } else { series_cost(labels) });
                 cost <= limits::MAX_FRAME_BYTES / 4 * 3
             })
             .count();
@@ -195,7 +200,7 @@ impl Encoder {
             section::write(&mut out, Kind::Dictionary, &body);
         }
         if !numbered.is_empty() {
-            let body = self.samples.write(&numbered, self.dictionary.len(), header.min_at);
+            let body = self.samples.write(&numbered, self.dictionary.len());
             section::write(&mut out, Kind::Samples, &body);
         }
         if !content.metadata.is_empty() {
@@ -225,13 +230,11 @@ impl Encoder {
             cost = cost.saturating_add(metadata_cost(entry));
         }
         let mut numbered = Vec::with_capacity(content.samples.len());
+        let mut previous = None;
         for (labels, sample) in content.samples {
             let before = self.dictionary.len();
-            if !self.limits.allow(labels) {
-                return Err(FrameError::SeriesRefused);
-            }
-            let series = self.dictionary.number(labels, &self.limits);
-            let series = series.ok_or(FrameError::SegmentFull)?;
+            let series = self.dictionary.number(labels, previous, &self.limits)?;
+            previous = Some(series);
             numbered.push(FrameSample { series, sample: *sample });
             cost = cost.saturating_add(SAMPLE_COST);
             if self.dictionary.len() > before {
@@ -247,12 +250,13 @@ impl Encoder {
 const FRAME_COST: usize = 256;
 /// Most bytes a gap takes.
 const GAP_COST: usize = 1 + 3 * wire::MAX_VARINT_BYTES;
-/// Most bytes a sample takes: a group of its own with an absolute time, and a value with its escape.
-const SAMPLE_COST: usize = wire::MAX_VARINT_BYTES + 12 + 2 + wire::MAX_VARINT_BYTES;
+/// Most bytes a sample takes: a group of its own with a list in full and an absolute time, and the dearest value. The
+/// range coder's rounding costs less than the byte on top.
+const SAMPLE_COST: usize = 12 + wire::MAX_VARINT_BYTES + value::MAX_VALUE_BITS.div_ceil(8) + 1;
 
-/// Most bytes a new series takes in the dictionary.
+/// Most bytes a new series takes in the dictionary: per text two lengths and a reference.
 fn series_cost(labels: &Labels) -> usize {
-    2 + limits::text_bytes(labels) + labels.len() * (2 * 3 + 2 * 5)
+    2 + limits::text_bytes(labels) + labels.len() * 2 * (2 * 3 + 5)
 }
 
 /// Most bytes a metadata entry takes. A caller that packs frames adds this up for itself.
@@ -285,20 +289,24 @@ impl Decoder {
 
     /// Reads the next frame. After an error only the start of a segment can be read.
     pub fn decode(&mut self, bytes: &[u8]) -> Result<Frame, FrameError> {
-        let (header, sections) = header::read(bytes, self.limits.max_frame_bytes)?;
+        let (header, version, sections) = header::read(bytes, self.limits.max_frame_bytes)?;
         let taken = self.segment.take();
         let mut state = match taken {
             _ if header.starts_segment => SegmentReader {
                 epoch: header.epoch,
                 segment: header.segment,
                 last_seq: header.seq,
-                dictionary: DictionaryReader::default(),
-                samples: SampleReader::default(),
+                dictionary: DictionaryReader::new(version),
+                samples: SampleReader::new(version),
             },
             Some(state) if (state.epoch, state.segment) == (header.epoch, header.segment) => {
                 let expected = state.last_seq.saturating_add(1);
                 if header.seq != expected {
                     return Err(FrameError::OutOfSequence { expected, found: header.seq });
+                }
+                if version != state.samples.version() {
+                    let why = "its version is not that of its segment";
+                    return Err(FrameError::Malformed { what: "header", why });
                 }
                 state
             }
@@ -394,7 +402,7 @@ pub enum FrameError {
     #[error("these bytes are not a frame")]
     NotAFrame,
     /// A format that this version does not know.
-    #[error("the frame has format version {0}; this version reads 1")]
+    #[error("the frame has format version {0}; this version reads 1 and 2")]
     Version(u8),
     /// The content is not what was written.
     #[error("the frame's checksum does not match its content")]

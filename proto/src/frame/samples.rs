@@ -4,22 +4,45 @@ use std::collections::HashMap;
 
 use tributary_model::sample::{Sample, Timestamp};
 
-use super::value::Series;
+use super::header::Version;
+use super::range::{self, End};
+use super::value::{Model, Series};
 use super::wire::{Reader, put_len, put_svarint, put_uvarint};
-use super::{FrameError, FrameSample};
+use super::{FrameError, FrameSample, v1};
 use crate::limits::{Limits, MAX_REMEMBERED_LISTS, MAX_REMEMBERED_RUNS};
 
-/// Codec: decimal deltas in varints.
-const DECIMAL_DELTAS: u8 = 1;
+/// Codec of version 1: decimal deltas in varints.
+const VARINT_DELTAS: u8 = 1;
+/// Codec of version 2: decimal deltas in range-coded Rice codes.
+const RICE_DELTAS: u8 = 2;
 
 /// A run of series numbers: the first, and how many.
 type Run = (u32, u32);
 
-/// Last values and remembered lists of a segment, at the agent.
+/// When the series of a list were last read together, and how long after the time before that.
+#[derive(Debug, Clone, Copy, Default)]
+struct Clock {
+    at: i64,
+    interval: i64,
+}
+
+impl Clock {
+    fn next(self) -> i64 {
+        self.at.wrapping_add(self.interval)
+    }
+
+    fn tick(&mut self, at: i64) {
+        *self = Self { at, interval: at.wrapping_sub(self.at) };
+    }
+}
+
+/// State of a segment, at the agent.
 #[derive(Debug, Default)]
 pub(super) struct SampleWriter {
     series: Vec<Series>,
+    model: Box<Model>,
     lists: HashMap<Vec<Run>, usize>,
+    clocks: Vec<Clock>,
     runs: usize,
 }
 
@@ -34,38 +57,39 @@ struct Entry {
 
 impl SampleWriter {
     /// The section's body; the samples' series are numbers below `series`.
-    pub(super) fn write(
-        &mut self,
-        samples: &[FrameSample],
-        series: usize,
-        base: Timestamp,
-    ) -> Vec<u8> {
+    pub(super) fn write(&mut self, samples: &[FrameSample], series: usize) -> Vec<u8> {
         self.series.resize(series.max(self.series.len()), Series::default());
         let entries = sorted(samples);
-        let mut body = vec![DECIMAL_DELTAS];
+        let mut body = vec![RICE_DELTAS];
         let groups = || entries.chunk_by(|a, b| (a.at, a.rank) == (b.at, b.rank));
         put_len(&mut body, groups().count());
-        let mut at = base.as_millis();
+        let mut before = None;
         for group in groups() {
-            let group_at = group.first().map_or(at, |entry| entry.at);
-            put_svarint(&mut body, group_at.wrapping_sub(at));
-            at = group_at;
-            self.write_list(runs(group), &mut body);
+            let at = group.first().map_or(0, |entry| entry.at);
+            self.write_group(runs(group), at, before, &mut body);
+            before = Some(at);
         }
+        let mut coder = range::Writer::new(&mut body);
         for entry in &entries {
-            if let Some(state) =
-                usize::try_from(entry.series).ok().and_then(|n| self.series.get_mut(n))
-            {
-                state.encode(entry.value, &mut body);
+            let series = usize::try_from(entry.series).ok().and_then(|n| self.series.get_mut(n));
+            if let Some(series) = series {
+                self.model.encode(series, entry.value, &mut coder);
             }
         }
+        coder.finish();
         body
     }
 
-    /// A list by its number, or in full the first time.
-    fn write_list(&mut self, list: Vec<Run>, body: &mut Vec<u8>) {
+    /// The list, by its number or in full the first time, and the time, unless it is the frame's first.
+    fn write_group(&mut self, list: Vec<Run>, at: i64, before: Option<i64>, body: &mut Vec<u8>) {
         if let Some(number) = self.lists.get(&list) {
             put_len(body, number + 1);
+            if let Some(clock) = self.clocks.get_mut(*number) {
+                if before.is_some() {
+                    put_svarint(body, at.wrapping_sub(clock.next()));
+                }
+                clock.tick(at);
+            }
             return;
         }
         put_uvarint(body, 0);
@@ -76,9 +100,13 @@ impl SampleWriter {
             put_uvarint(body, u64::from(count - 1));
             end = first + count;
         }
+        if let Some(before) = before {
+            put_svarint(body, at.wrapping_sub(before));
+        }
         if remembers(self.lists.len(), self.runs, list.len()) {
             self.runs += list.len();
             self.lists.insert(list, self.lists.len());
+            self.clocks.push(Clock { at, interval: 0 });
         }
     }
 }
@@ -125,23 +153,53 @@ fn runs(group: &[Entry]) -> Vec<Run> {
     runs
 }
 
-/// Last values and remembered lists of a segment, at the collector.
-#[derive(Debug, Default)]
+/// State of a segment, at the collector.
+#[derive(Debug)]
 pub(super) struct SampleReader {
-    series: Vec<Series>,
-    lists: Vec<Vec<Run>>,
+    values: Values,
+    lists: Vec<(Vec<Run>, Clock)>,
     runs: usize,
 }
 
+/// Last values, as the segment's version has them.
+#[derive(Debug)]
+enum Values {
+    V1(Vec<v1::Series>),
+    V2(Vec<Series>, Box<Model>),
+}
+
 impl SampleReader {
+    /// For a segment of frames of this version.
+    pub(super) fn new(version: Version) -> Self {
+        let values = match version {
+            Version::V1 => Values::V1(Vec::new()),
+            Version::V2 => Values::V2(Vec::new(), Box::default()),
+        };
+        Self { values, lists: Vec::new(), runs: 0 }
+    }
+
+    /// The version of the segment's frames.
+    pub(super) fn version(&self) -> Version {
+        match self.values {
+            Values::V1(_) => Version::V1,
+            Values::V2(..) => Version::V2,
+        }
+    }
+
     /// Series that have a number.
     pub(super) fn len(&self) -> usize {
-        self.series.len()
+        match &self.values {
+            Values::V1(series) => series.len(),
+            Values::V2(series, _) => series.len(),
+        }
     }
 
     /// Numbers further series.
     pub(super) fn extend(&mut self, new: usize) {
-        self.series.resize(self.series.len() + new, Series::default());
+        match &mut self.values {
+            Values::V1(series) => series.resize(series.len() + new, v1::Series::default()),
+            Values::V2(series, _) => series.resize(series.len() + new, Series::default()),
+        }
     }
 
     /// Reads a section's body of exactly `expected` samples.
@@ -153,82 +211,177 @@ impl SampleReader {
         limits: &Limits,
     ) -> Result<Vec<FrameSample>, FrameError> {
         let mut reader = Reader::new(body, "samples");
-        match reader.u8()? {
-            DECIMAL_DELTAS => {}
-            other => return Err(FrameError::UnknownCodec(other)),
+        let (codec, least) = match self.version() {
+            // Every value takes at least a byte.
+            Version::V1 => (VARINT_DELTAS, expected),
+            Version::V2 => (RICE_DELTAS, 0),
+        };
+        let found = reader.u8()?;
+        if found != codec {
+            return Err(FrameError::UnknownCodec(found));
         }
-        // Every value takes at least a byte, which bounds the samples by the input.
-        if expected > limits.max_samples_per_frame || expected > reader.remaining() {
+        if expected > limits.max_samples_per_frame {
+            let limit = limits.max_samples_per_frame;
+            return Err(FrameError::too_large("number of samples", expected, limit));
+        }
+        if least > reader.remaining() {
             return Err(reader.malformed("fewer bytes than samples"));
         }
-        let mut samples = Vec::with_capacity(expected);
-        let mut at = base.as_millis();
-        for _ in 0..reader.count(2)? {
-            at = at.wrapping_add(reader.svarint()?);
-            self.read_list(&mut reader, Timestamp::from_millis(at), expected, &mut samples)?;
+        let mut room = Room { samples: Vec::with_capacity(expected), expected };
+        let mut before = None;
+        for _ in 0..reader.count(1)? {
+            before = Some(self.read_group(&mut reader, base, before, &mut room)?);
         }
-        if samples.len() != expected {
+        if room.left() > 0 {
             return Err(reader.malformed("the header names another number of samples"));
         }
-        for FrameSample { series, sample } in &mut samples {
-            let state = usize::try_from(*series).ok().and_then(|n| self.series.get_mut(n));
-            let state =
-                state.ok_or_else(|| reader.malformed("a series is not in the dictionary"))?;
-            sample.value = state.decode(&mut reader)?;
-        }
-        reader.end()?;
-        Ok(samples)
+        self.read_values(reader, &mut room.samples)?;
+        Ok(room.samples)
     }
 
-    fn read_list(
+    /// Reads a group's list and time, and adds its samples, without values yet.
+    fn read_group(
         &mut self,
         reader: &mut Reader<'_>,
-        at: Timestamp,
-        expected: usize,
-        samples: &mut Vec<FrameSample>,
-    ) -> Result<(), FrameError> {
+        base: Timestamp,
+        before: Option<i64>,
+        samples: &mut Room,
+    ) -> Result<i64, FrameError> {
+        let base = base.as_millis();
+        if self.version() == Version::V1 {
+            let at = before.unwrap_or(base).wrapping_add(reader.svarint()?);
+            let list = self.read_list(reader, samples.left())?;
+            samples.add(self.runs_of(&list), at);
+            self.keep(list, at);
+            return Ok(at);
+        }
+        let list = self.read_list(reader, samples.left())?;
+        let at = match (before, &list) {
+            (None, _) => base,
+            (Some(_), List::Known(number)) => {
+                let clock = self.lists.get(*number).map(|(_, clock)| *clock).unwrap_or_default();
+                clock.next().wrapping_add(reader.svarint()?)
+            }
+            (Some(before), List::New(_)) => before.wrapping_add(reader.svarint()?),
+        };
+        samples.add(self.runs_of(&list), at);
+        self.keep(list, at);
+        Ok(at)
+    }
+
+    /// Reads a list of at most `room` series.
+    fn read_list(&self, reader: &mut Reader<'_>, room: usize) -> Result<List, FrameError> {
+        let too_many = "the header names another number of samples";
         if let Some(number) = reader.len()?.checked_sub(1) {
             let list = self.lists.get(number);
-            let list = list.ok_or_else(|| reader.malformed("a list is not known"))?;
-            return list.iter().try_for_each(|run| push(*run, at, expected, samples, reader));
+            let (list, _) = list.ok_or_else(|| reader.malformed("a list is not known"))?;
+            let fits = room_after(room, list).is_some();
+            return if fits { Ok(List::Known(number)) } else { Err(reader.malformed(too_many)) };
         }
         let count = reader.count(2)?;
         if count == 0 {
             return Err(reader.malformed("a list is empty"));
         }
-        let mut list = Vec::new();
-        let mut end = 0u32;
+        let (mut list, mut room, mut end) = (Vec::new(), room, 0u32);
         for _ in 0..count {
             let (gap, more) = (reader.u32()?, reader.u32()?);
-            let first = end.checked_add(gap);
-            let run = first.zip(more.checked_add(1));
+            let run = end.checked_add(gap).zip(more.checked_add(1));
             let run = run.ok_or_else(|| reader.malformed("a run overflows"))?;
             end = run.0.checked_add(run.1).ok_or_else(|| reader.malformed("a run overflows"))?;
-            push(run, at, expected, samples, reader)?;
+            room = room_after(room, &[run]).ok_or_else(|| reader.malformed(too_many))?;
             list.push(run);
         }
-        if remembers(self.lists.len(), self.runs, list.len()) {
-            self.runs += list.len();
-            self.lists.push(list);
+        Ok(List::New(list))
+    }
+
+    fn runs_of<'a>(&'a self, list: &'a List) -> &'a [Run] {
+        match list {
+            List::Known(number) => self.lists.get(*number).map_or(&[], |(runs, _)| runs),
+            List::New(runs) => runs,
         }
-        Ok(())
+    }
+
+    /// Remembers a new list, and when a list was read.
+    fn keep(&mut self, list: List, at: i64) {
+        match list {
+            List::Known(number) => {
+                if let Some((_, clock)) = self.lists.get_mut(number) {
+                    clock.tick(at);
+                }
+            }
+            List::New(runs) => {
+                if remembers(self.lists.len(), self.runs, runs.len()) {
+                    self.runs += runs.len();
+                    self.lists.push((runs, Clock { at, interval: 0 }));
+                }
+            }
+        }
+    }
+
+    /// Reads the values of all samples, up to the end of the section.
+    fn read_values(
+        &mut self,
+        mut reader: Reader<'_>,
+        samples: &mut [FrameSample],
+    ) -> Result<(), FrameError> {
+        let place = reader;
+        let unknown = || place.malformed("a series is not in the dictionary");
+        match &mut self.values {
+            Values::V1(series) => {
+                for FrameSample { series: number, sample } in samples {
+                    let state = usize::try_from(*number).ok().and_then(|n| series.get_mut(n));
+                    sample.value = state.ok_or_else(unknown)?.decode(&mut reader)?;
+                }
+                reader.end()
+            }
+            Values::V2(series, model) => {
+                let mut coder = range::Reader::new(reader.rest());
+                for FrameSample { series: number, sample } in samples {
+                    let state = usize::try_from(*number).ok().and_then(|n| series.get_mut(n));
+                    let value = model.decode(state.ok_or_else(unknown)?, &mut coder);
+                    sample.value =
+                        value.ok_or_else(|| reader.malformed("there is no such value"))?;
+                }
+                match coder.end() {
+                    End::Exact => Ok(()),
+                    End::TooEarly => Err(reader.truncated()),
+                    End::Wrong => Err(reader.malformed("bytes are left over")),
+                }
+            }
+        }
     }
 }
 
-/// Adds a run's samples, without values yet; never more than the header announced.
-fn push(
-    (first, count): Run,
-    at: Timestamp,
+/// A group's list of series.
+#[derive(Debug)]
+enum List {
+    /// One that the segment remembers, by its number.
+    Known(usize),
+    New(Vec<Run>),
+}
+
+/// The samples of a frame, never more than its header announced.
+struct Room {
+    samples: Vec<FrameSample>,
     expected: usize,
-    samples: &mut Vec<FrameSample>,
-    reader: &Reader<'_>,
-) -> Result<(), FrameError> {
-    let room = expected.saturating_sub(samples.len());
-    if usize::try_from(count).map_or(true, |count| count > room) {
-        return Err(reader.malformed("the header names another number of samples"));
+}
+
+impl Room {
+    fn left(&self) -> usize {
+        self.expected.saturating_sub(self.samples.len())
     }
-    samples.extend(
-        (0..count).map(|n| FrameSample { series: first + n, sample: Sample { at, value: 0.0 } }),
-    );
-    Ok(())
+
+    /// Adds a list's samples, which fit.
+    fn add(&mut self, list: &[Run], at: i64) {
+        let at = Timestamp::from_millis(at);
+        let numbers = list.iter().flat_map(|(first, count)| *first..*first + *count);
+        self.samples.extend(
+            numbers.map(|series| FrameSample { series, sample: Sample { at, value: 0.0 } }),
+        );
+    }
+}
+
+/// What is left of the room for samples after these runs; `None` if they do not fit.
+fn room_after(room: usize, list: &[Run]) -> Option<usize> {
+    list.iter().try_fold(room, |room, (_, count)| room.checked_sub(usize::try_from(*count).ok()?))
 }

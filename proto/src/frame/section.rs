@@ -35,10 +35,10 @@ impl Kind {
     }
 }
 
-/// Appends a section, compressed if that makes it smaller.
+/// Appends a section, compressed if that makes it smaller. Samples are as small as they get.
 pub(super) fn write(out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
     out.push(kind.code());
-    let compressed = if body.len() < MIN_COMPRESSED_BYTES {
+    let compressed = if kind == Kind::Samples || body.len() < MIN_COMPRESSED_BYTES {
         None
     } else {
         zstd::bulk::compress(body, LEVEL).ok().filter(|packed| packed.len() + 4 < body.len())

@@ -79,25 +79,53 @@ fn example() -> Vec<Vec<u8>> {
     out
 }
 
+fn golden(version: &str, name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(version).join(name)
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.trim().as_bytes().chunks(2);
+    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
 #[test]
 fn golden_frames_read_and_write_the_same() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1");
-    let mut decoder = Decoder::new(Limits::default());
     for (number, bytes) in (1..).zip(example()) {
-        let path = folder.join(format!("frame-{number}.hex"));
+        let path = golden("v2", &format!("frame-{number}.hex"));
         let written = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         if std::env::var_os("TRIBUTARY_WRITE_FIXTURES").is_some() {
             std::fs::write(&path, format!("{written}\n")).unwrap();
         }
-        let golden = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(written, golden.trim(), "{}", path.display());
+        assert_eq!(written, std::fs::read_to_string(&path).unwrap().trim(), "{}", path.display());
+    }
+    golden_frames_read("v2", true);
+}
+
+#[test]
+fn frames_of_version_1_are_read() {
+    golden_frames_read("v1", false);
+}
+
+fn golden_frames_read(version: &str, write: bool) {
+    let mut decoder = Decoder::new(Limits::default());
+    for number in 1..=3 {
+        let hex = golden(version, &format!("frame-{number}.hex"));
+        let bytes = unhex(&std::fs::read_to_string(hex).unwrap());
         let text = format!("{:#?}\n", decoder.decode(&bytes).unwrap());
-        let path = folder.join(format!("frame-{number}.txt"));
-        if std::env::var_os("TRIBUTARY_WRITE_FIXTURES").is_some() {
+        let path = golden(version, &format!("frame-{number}.txt"));
+        if write && std::env::var_os("TRIBUTARY_WRITE_FIXTURES").is_some() {
             std::fs::write(&path, &text).unwrap();
         }
         assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
     }
+}
+
+#[test]
+fn a_segment_has_one_version() {
+    let old = unhex(&std::fs::read_to_string(golden("v1", "frame-2.hex")).unwrap());
+    let mut decoder = Decoder::new(Limits::default());
+    decoder.decode(&example()[0]).unwrap();
+    assert!(matches!(decoder.decode(&old), Err(FrameError::Malformed { what: "header", .. })));
 }
 
 #[test]
@@ -146,53 +174,159 @@ fn every_flipped_bit_is_noticed() {
     }
 }
 
-/// Replaces the sections of the example's first frame and seals it again.
-fn with_sections(sections: &[u8]) -> Vec<u8> {
+/// A frame of a version with these sections, which announces a sample.
+fn with_sections(version: u8, sections: &[u8]) -> Vec<u8> {
     let samples = [(series(1), Sample::new(5, 1.0))];
     let content = Content { samples: &samples, ..Content::default() };
     let mut encoder = Encoder::new(7, 3);
     let whole = encoder.encode(1, at(5), &content).unwrap();
-    let (parsed, rest) = header::read(&whole, limits::MAX_FRAME_BYTES).unwrap();
+    let (parsed, _, rest) = header::read(&whole, limits::MAX_FRAME_BYTES).unwrap();
     assert_eq!(parsed.samples, 1);
     let mut out = whole[..whole.len() - rest.len() - 4].to_vec();
+    out[4] = version;
     out.extend_from_slice(sections);
     header::seal(&mut out);
     out
 }
 
-fn refused(sections: &[u8]) -> FrameError {
-    Decoder::new(Limits::default()).decode(&with_sections(sections)).unwrap_err()
+fn refused(version: u8, sections: &[u8]) -> FrameError {
+    Decoder::new(Limits::default()).decode(&with_sections(version, sections)).unwrap_err()
 }
 
 #[test]
 fn hostile_sections_are_refused() {
-    // A section that announces 4 GiB after decompression.
-    assert!(matches!(
-        refused(&[2, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]),
-        FrameError::TooLarge { what: "section", .. }
-    ));
-    // A bomb: more than it announces.
-    let bomb = zstd::bulk::compress(&vec![0; 10 << 20], 3).unwrap();
-    let mut section = vec![2, 1];
-    wire::put_len(&mut section, 1000);
-    wire::put_bytes(&mut section, &bomb);
-    assert!(matches!(refused(&section), FrameError::Compression(_)));
-    // The same kind twice, the wrong order, a bad compression, a cut section.
-    assert!(matches!(refused(&[4, 0, 1, 0, 4, 0, 1, 0]), FrameError::Malformed { .. }));
-    assert!(matches!(refused(&[4, 0, 1, 0, 3, 0, 1, 0]), FrameError::Malformed { .. }));
-    assert!(matches!(refused(&[4, 9, 1, 1, 0]), FrameError::Compression(_)));
-    assert!(matches!(refused(&[4, 0, 9, 0]), FrameError::Truncated { .. }));
-    // Samples of an unknown codec, and of a series without number.
-    assert_eq!(refused(&[2, 0, 1, 9]), FrameError::UnknownCodec(9));
-    assert!(matches!(refused(&[2, 0, 8, 1, 1, 0, 0, 1, 0, 0, 0]), FrameError::Malformed { .. }));
-    // Two billion samples in one run.
-    let run = [2, 0, 12, 1, 1, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 7, 0];
-    assert!(matches!(refused(&run), FrameError::Malformed { .. }));
-    // A dictionary that announces many symbols.
-    assert!(matches!(
-        refused(&[1, 0, 6, 0, 0xff, 0xff, 0xff, 0xff, 7]),
-        FrameError::Truncated { .. }
-    ));
+    for version in [1, 2] {
+        // A section that announces 4 GiB after decompression.
+        assert!(matches!(
+            refused(version, &[2, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]),
+            FrameError::TooLarge { what: "section", .. }
+        ));
+        // A bomb: more than it announces.
+        let bomb = zstd::bulk::compress(&vec![0; 10 << 20], 3).unwrap();
+        let mut section = vec![2, 1];
+        wire::put_len(&mut section, 1000);
+        wire::put_bytes(&mut section, &bomb);
+        assert!(matches!(refused(version, &section), FrameError::Compression(_)));
+        // A bad compression, a cut section, samples of an unknown codec.
+        assert!(matches!(refused(version, &[4, 9, 1, 1, 0]), FrameError::Compression(_)));
+        assert!(matches!(refused(version, &[4, 0, 9, 0]), FrameError::Truncated { .. }));
+        assert_eq!(refused(version, &[2, 0, 1, 9]), FrameError::UnknownCodec(9));
+        assert_eq!(
+            refused(version, &[2, 0, 1, 3 - version]),
+            FrameError::UnknownCodec(3 - version)
+        );
+        // A dictionary that announces many symbols.
+        assert!(matches!(
+            refused(version, &[1, 0, 6, 0, 0xff, 0xff, 0xff, 0xff, 7]),
+            FrameError::Truncated { .. }
+        ));
+    }
+    let malformed = [
+        // The same kind twice, the wrong order.
+        (2, &[4, 0, 1, 0, 4, 0, 1, 0][..], "wrong order"),
+        (2, &[4, 0, 1, 0, 3, 0, 1, 0], "wrong order"),
+        // Samples of a series without number.
+        (1, &[2, 0, 8, 1, 1, 0, 0, 1, 0, 0, 0], "not in the dictionary"),
+        (2, &[2, 0, 6, 2, 1, 0, 1, 0, 0], "not in the dictionary"),
+        // Two billion samples in one run, and in a known list's place none.
+        (1, &[2, 0, 12, 1, 1, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 7, 0], "number of samples"),
+        (2, &[2, 0, 10, 2, 1, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 7], "number of samples"),
+        (2, &[2, 0, 3, 2, 1, 1], "a list is not known"),
+        (2, &[2, 0, 4, 2, 1, 0, 0], "a list is empty"),
+        (2, &[2, 0, 2, 2, 0], "number of samples"),
+        // Symbols and references without what they build on.
+        (2, &[1, 0, 6, 0, 1, 1, 1, b'a', 0], "shares more"),
+        (2, &[1, 0, 10, 0, 1, 0, 1, b'a', 1, 1, 0, 1, 0], "no series before"),
+        (2, &[1, 0, 10, 0, 1, 0, 1, b'a', 1, 1, 1, 1, 0], "not in the dictionary"),
+        (2, &[1, 0, 10, 0, 1, 0, 1, b'a', 1, 1, 1, 3, 0], "not in the dictionary"),
+        (2, &[1, 0, 9, 0, 1, 0, 1, 0xff, 1, 1, 1, 1], "not UTF-8"),
+    ];
+    for (version, sections, expected) in malformed {
+        let error = refused(version, sections).to_string();
+        assert!(error.contains(expected), "{sections:?}: {error}");
+    }
+}
+
+#[test]
+fn values_end_where_the_section_ends() {
+    let samples: Vec<_> =
+        (0..50).map(|n| (series(n), Sample::new(5, f64::from_bits(u64::MAX - n as u64)))).collect();
+    let content = Content { samples: &samples, ..Content::default() };
+    let whole = Encoder::new(7, 3).encode(1, at(5), &content).unwrap();
+    let (_, _, rest) = header::read(&whole, limits::MAX_FRAME_BYTES).unwrap();
+    let start = whole.len() - rest.len() - 4;
+    let mut sections = section::Sections::new(rest, limits::MAX_SECTION_BYTES);
+    let (_, dictionary) = sections.next().unwrap().unwrap();
+    let (_, values) = sections.next().unwrap().unwrap();
+    let decode = |values: &[u8]| {
+        let mut frame = whole[..start].to_vec();
+        section::write(&mut frame, Kind::Dictionary, &dictionary);
+        section::write(&mut frame, Kind::Samples, values);
+        header::seal(&mut frame);
+        Decoder::new(Limits::default()).decode(&frame).map(|frame| frame.samples.len())
+    };
+    assert_eq!(decode(&values), Ok(50));
+    let longer = [&values[..], &[0]].concat();
+    assert!(matches!(decode(&longer), Err(FrameError::Malformed { .. })));
+    assert!(decode(&values[..values.len() - 6]).is_err());
+    // A frame of no samples at all that goes on.
+    assert!(refused(2, &[2, 0, 3, 2, 0, 0]).to_string().contains("number of samples"));
+}
+
+#[test]
+fn each_target_has_its_own_clock() {
+    // Four targets, each with its own interval and phase; frames of a minute.
+    let targets = [(0, 5_000, 0), (10, 10_000, 731), (20, 15_000, 1_462), (30, 30_000, 2_193)];
+    let frames: Vec<Vec<(usize, i64, u64)>> = (0..20i64)
+        .map(|minute| {
+            let scrapes = |(first, interval, phase): (usize, i64, i64)| {
+                let times = (0..60_000 / interval).map(move |n| minute * 60_000 + n * interval);
+                times.flat_map(move |at| (0..10).map(move |n| (first + n, at + phase, 0)))
+            };
+            targets.into_iter().flat_map(scrapes).collect()
+        })
+        .collect();
+    let frames = check(&frames);
+    // 24 scrapes: a list's number and a difference of intervals each, beside header, section and checksum.
+    let last = frames.last().unwrap();
+    assert!(last.len() <= 24 * 2 + 40, "{}", last.len());
+}
+
+#[test]
+fn no_memory_is_taken_for_more_samples_than_allowed() {
+    let announced = Header {
+        epoch: 1,
+        seq: 1,
+        segment: 1,
+        starts_segment: true,
+        complete_until: at(5),
+        min_at: at(5),
+        max_at: at(5),
+        samples: u32::MAX,
+    };
+    let mut frame = header::write(&announced);
+    section::write(&mut frame, Kind::Samples, &[2, 1, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 7]);
+    header::seal(&mut frame);
+    let error = Decoder::new(Limits::default()).decode(&frame).unwrap_err();
+    assert!(matches!(error, FrameError::TooLarge { what: "number of samples", .. }), "{error}");
+}
+
+#[test]
+fn symbols_that_share_half_a_character_come_back() {
+    let values = ["é", "è", "è1", "è", "日本", "日木", "日"];
+    let series = |value: &&str| Labels::from_pairs([("job", *value), (value, "x")]).unwrap();
+    let (mut encoder, mut decoder) = (Encoder::new(7, 3), Decoder::new(Limits::default()));
+    for (seq, values) in (1..).zip(values.chunks(3)) {
+        let samples: Vec<_> =
+            values.iter().map(|value| (series(value), Sample::new(5, 1.0))).collect();
+        let content = Content { samples: &samples, ..Content::default() };
+        let frame = encoder.encode(seq, at(5), &content).unwrap();
+        let frame = decoder.decode(&frame).unwrap();
+        let fresh: Vec<_> = frame.new_series.iter().map(ToString::to_string).collect();
+        let sent: Vec<_> = samples.iter().map(|(labels, _)| labels.to_string()).collect();
+        let again = usize::from(seq == 2);
+        assert_eq!(fresh, sent[again..]);
+    }
 }
 
 #[test]
@@ -200,9 +334,9 @@ fn unknown_kinds_are_skipped() {
     let samples = [(series(1), Sample::new(5, 1.0))];
     let content = Content { samples: &samples, ..Content::default() };
     let whole = Encoder::new(7, 3).encode(1, at(5), &content).unwrap();
-    let (_, rest) = header::read(&whole, limits::MAX_FRAME_BYTES).unwrap();
+    let (_, _, rest) = header::read(&whole, limits::MAX_FRAME_BYTES).unwrap();
     let sections = [&[77, 0, 2, 1, 2][..], rest, &[78, 5, 3, 2, 1, 2]].concat();
-    let frame = Decoder::new(Limits::default()).decode(&with_sections(&sections)).unwrap();
+    let frame = Decoder::new(Limits::default()).decode(&with_sections(2, &sections)).unwrap();
     assert_eq!((frame.unknown, frame.samples.len()), (2, 1));
 }
 
@@ -260,17 +394,21 @@ proptest! {
     #[test]
     fn any_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Decoder::new(Limits::default()).decode(&bytes);
-        let _ = Decoder::new(Limits::default()).decode(&with_sections(&bytes));
+        for version in [1, 2] {
+            let _ = Decoder::new(Limits::default()).decode(&with_sections(version, &bytes));
+        }
     }
 
     #[test]
     fn damaged_frames_with_a_good_checksum_do_not_panic(
         frames in frames(),
         damage in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6),
+        version in 1..=2u8,
     ) {
         let mut decoder = Decoder::new(Limits::default());
         for mut frame in check(&frames) {
             frame.truncate(frame.len() - 4);
+            frame[4] = version;
             for (place, byte) in &damage {
                 let place = place % frame.len();
                 frame[place] = *byte;
