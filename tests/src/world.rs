@@ -192,6 +192,16 @@ impl World {
     }
 }
 
+/// A story that fails leaves its folder, logs included, and says where.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            println!("the story's folder is kept: {}", self.folder.path().display());
+        }
+    }
+}
+
 impl Default for World {
     fn default() -> Self {
         Self::new()

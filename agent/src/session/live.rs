@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tributary_proto::convert::{ToAgent, ToCollector, Welcome};
@@ -24,6 +24,19 @@ use crate::spool::{FrameReader, Outgoing, Seen, SharedSpool};
 const READ_FRAMES: usize = 32;
 const READ_BYTES: usize = 512 << 10;
 
+/// How far the talk is. Only while it is open is anything said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Both sides talk.
+    Open,
+    /// The collector takes nothing more, and has not said why yet.
+    Closed,
+    /// The collector has said that it goes away.
+    Draining,
+    /// A later session has taken over.
+    Over,
+}
+
 /// A session after its welcome.
 pub(super) struct Live<'a> {
     spool: Arc<SharedSpool>,
@@ -41,10 +54,7 @@ pub(super) struct Live<'a> {
     /// The highest frame that was sent.
     sent: u64,
     window: u64,
-    /// Nothing more is said: the collector goes away, or a later session has taken over.
-    ending: bool,
-    /// A later session has taken over.
-    over: bool,
+    stage: Stage,
     window_was_full: bool,
     /// When the collector counts as gone unless it says something.
     patience: Instant,
@@ -91,8 +101,7 @@ impl<'a> Live<'a> {
             acked: after,
             sent: after,
             window: welcome.max_frames_in_flight.into(),
-            ending: false,
-            over: false,
+            stage: Stage::Open,
             window_was_full: false,
             patience: Instant::now() + SILENCE,
         })
@@ -114,10 +123,10 @@ impl<'a> Live<'a> {
         let mut over = std::pin::pin!(turn.over());
         let mut stale = true;
         loop {
-            if stale && self.queue.is_empty() && !self.ending {
+            if stale && self.queue.is_empty() && self.stage == Stage::Open {
                 stale = self.read().await?;
             }
-            if drain.is_cancelled() && self.is_done() && !self.over {
+            if drain.is_cancelled() && self.is_done() && self.stage != Stage::Over {
                 send(&outgoing, ToCollector::Drain(v1::Drain { reason: "stopping".into() }))
                     .await?;
                 return Ok(End::Drained);
@@ -125,30 +134,52 @@ impl<'a> Live<'a> {
             let can_send = self.can_send();
             tokio::select! {
                 message = line.incoming.next() => match message {
-                    None if self.ending => return Ok(End::PeerDrained),
+                    None if matches!(self.stage, Stage::Draining | Stage::Over) => return Ok(End::PeerDrained),
                     None => return Err(SessionError::Closed),
                     Some(message) => self.hear(message?).await?,
                 },
-                place = outgoing.reserve(), if can_send => {
-                    let place = place.map_err(|_| SessionError::Closed)?;
-                    if let Some(frame) = self.queue.pop_front() {
-                        place.send(self.frame(frame));
-                    }
-                }
+                place = outgoing.reserve(), if can_send => match (place, self.queue.pop_front()) {
+                    (Ok(place), Some(frame)) => place.send(self.frame(frame)),
+                    (Ok(_), None) => {}
+                    (Err(_), _) => self.not_heard(),
+                },
                 changed = self.seen.changed(), if !stale => {
                     changed.map_err(|_| SessionError::Reopened)?;
                     stale = true;
                 }
-                said = self.care.next(), if !self.ending => send(&outgoing, said?).await?,
-                _ = heartbeat.tick(), if !self.ending => send(&outgoing, self.heartbeat()).await?,
+                said = self.care.next(), if self.stage == Stage::Open => self.say(&outgoing, said?).await?,
+                _ = heartbeat.tick(), if self.stage == Stage::Open => {
+                    let heartbeat = self.heartbeat();
+                    self.say(&outgoing, heartbeat).await?;
+                }
                 () = drain.cancelled(), if !drain.is_cancelled() => {}
-                () = &mut over, if !self.over => {
-                    (self.over, self.ending) = (true, true);
+                () = &mut over, if self.stage != Stage::Over => {
+                    self.stage = Stage::Over;
                     self.patience = Instant::now() + LINGER;
                 }
                 () = tokio::time::sleep_until(self.patience) => return Err(SessionError::Silent),
             }
         }
+    }
+
+    async fn say(
+        &mut self,
+        outgoing: &mpsc::Sender<v1::ToCollector>,
+        message: ToCollector,
+    ) -> Result<(), SessionError> {
+        match send(outgoing, message).await {
+            Err(SessionError::Closed) => self.not_heard(),
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// The collector has ended its side: its last acknowledgements, and its reason, are still to be heard.
+    fn not_heard(&mut self) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Closed;
+        }
+        self.patience = self.patience.min(Instant::now() + LINGER);
     }
 
     /// Everything in the spool is acknowledged.
@@ -164,7 +195,7 @@ impl<'a> Live<'a> {
             self.metrics.window_full.inc();
         }
         self.window_was_full = full;
-        !full && !self.queue.is_empty() && !self.ending
+        !full && !self.queue.is_empty() && self.stage == Stage::Open
     }
 
     /// Reads frames ahead; whether there may be more.
@@ -201,7 +232,7 @@ impl<'a> Live<'a> {
     }
 
     async fn hear(&mut self, message: v1::ToAgent) -> Result<(), SessionError> {
-        if !self.over {
+        if self.stage == Stage::Open {
             self.patience = Instant::now() + SILENCE;
         }
         match message.kind {
@@ -209,12 +240,14 @@ impl<'a> Live<'a> {
             Some(other @ ToAgent::Welcome(_)) => {
                 return Err(unexpected("an acknowledgement", &other));
             }
-            // The next session hears again what else there is.
-            Some(_) if self.ending => {}
             Some(ToAgent::Drain(v1::Drain { reason })) => {
                 tracing::info!(reason, "the collector ends the stream");
-                self.ending = true;
+                if self.stage != Stage::Over {
+                    self.stage = Stage::Draining;
+                }
             }
+            // The next session hears again what else there is.
+            Some(_) if self.stage != Stage::Open => {}
             Some(ToAgent::Heartbeat(v1::Heartbeat { now_ms, .. })) => {
                 self.clock.compare(now_ms, SystemTime::now());
             }
@@ -254,7 +287,7 @@ impl<'a> Live<'a> {
     }
 
     fn show(&self) {
-        if self.over {
+        if self.stage == Stage::Over {
             return;
         }
         let in_flight = self.sent.saturating_sub(self.acked);
