@@ -32,6 +32,7 @@ async fn frames_in_flight_are_acknowledged_on_the_old_stream_and_new_ones_go_ove
     // What a collector does: lets go of the old stream once its frames are on disk, then welcomes.
     old.say(ToAgent::Drain(v1::Drain { reason: "the same agent has connected again".into() }))
         .await;
+    old.is_heard().await;
     bench.append(4);
     assert!(old.is_quiet().await, "a stream that is let go takes no more frames");
     old.ack(3).await;

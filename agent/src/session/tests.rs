@@ -112,7 +112,7 @@ impl Collector {
     }
 
     /// Waits until the agent has taken everything that was said to it.
-    async fn is_heard(&self) {
+    pub(crate) async fn is_heard(&self) {
         while self.to_agent.capacity() < self.to_agent.max_capacity() {
             tokio::task::yield_now().await;
         }
