@@ -217,7 +217,7 @@ fn keep(
     (answer, authority): (&v1::EnrolResponse, &[u8; 32]),
 ) -> Result<Material, JoinError> {
     if !answer.refused.is_empty() {
-        return Err(JoinError::Refused(answer.refused.escape_debug().to_string()));
+        return Err(JoinError::Refused(answer.refused.replace(char::is_control, " ")));
     }
     let bundle = Bundle::parse(&answer.ca_pem)?;
     if !bundle.contains(authority) {

@@ -99,7 +99,7 @@ impl Care {
     pub(super) async fn certificate(&mut self, answer: v1::Certificate) {
         let Some((_, pending)) = self.pending.take() else { return };
         if !answer.refused.is_empty() {
-            let why = answer.refused.escape_debug().to_string();
+            let why = answer.refused.replace(char::is_control, " ");
             return self.credentials.renewal_failed(&format!("the collector refuses: {why}"));
         }
         self.on_disk(move |credentials| credentials.renewed(&pending, &answer.chain_pem)).await;
