@@ -149,7 +149,7 @@ fn check(dir: &Path, log: &Path) -> Outcome<String> {
     let whole = |round: &&i64| seen.get(&(BEGIN + **round * STEP)) == Some(&SERIES);
     let lost = noted.len() - noted.iter().filter(whole).count();
     if lost == 0 {
-        Ok(format!("{} rounds, all there; {} days, {stats:?}", noted.len(), stats.partitions))
+        Ok(format!("{} rounds, all there; {} blocks, {stats:?}", noted.len(), stats.blocks))
     } else {
         Err(format!("{lost} of {} rounds are missing or not whole: {stats:?}", noted.len()).into())
     }

@@ -1,78 +1,81 @@
-//! Pages that were read lately, decompressed.
+//! What was read of blocks lately: open files with their directories, pages and clocks.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::keys::PageKey;
-use crate::page::Page;
+use crate::block::{Block, Clocks, Page};
 
-/// First in, first out: a query reads the series of a page one after the other, and then no more.
-pub(crate) struct PageCache {
+/// Shard, block, and the section's place in the file; 0 is the block itself. Blocks never change.
+pub(crate) type Key = (u32, u64, u64);
+
+/// What is kept.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    Block(Arc<Block>),
+    Page(Arc<Page>),
+    Clocks(Arc<Clocks>),
+}
+
+/// First in, first out, but what was used since it came in stays for another round.
+#[derive(Debug)]
+pub(crate) struct Cache {
     limit: usize,
     content: Mutex<Content>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Content {
-    pages: HashMap<PageKey, Arc<Page>>,
-    order: VecDeque<PageKey>,
+    items: HashMap<Key, Entry>,
+    order: VecDeque<Key>,
     bytes: usize,
-    /// Grows whenever pages were written: what was read before may be old.
-    version: u64,
 }
 
-impl PageCache {
+#[derive(Debug)]
+struct Entry {
+    item: Item,
+    bytes: usize,
+    used: bool,
+}
+
+impl Cache {
     /// A cache of about so many bytes.
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit, content: Mutex::default() }
     }
 
-    pub(crate) fn find(&self, key: &PageKey) -> Option<Arc<Page>> {
-        self.lock().pages.get(key).cloned()
-    }
-
-    /// To be taken before a page is read that is to be kept.
-    pub(crate) fn version(&self) -> u64 {
-        self.lock().version
-    }
-
-    /// Keeps a page, unless pages were written since `version` was taken, and returns it.
-    pub(crate) fn insert(&self, key: PageKey, page: Page, version: u64) -> Arc<Page> {
-        let page = Arc::new(page);
+    pub(crate) fn find(&self, key: &Key) -> Option<Item> {
         let mut content = self.lock();
-        if content.version != version {
-            return page;
-        }
-        if content.pages.insert(key, Arc::clone(&page)).is_none() {
+        let entry = content.items.get_mut(key)?;
+        entry.used = true;
+        Some(entry.item.clone())
+    }
+
+    /// Keeps an item.
+    pub(crate) fn insert(&self, key: Key, item: Item, bytes: usize) {
+        let mut content = self.lock();
+        if content.items.insert(key, Entry { item, bytes, used: false }).is_none() {
             content.order.push_back(key);
-            content.bytes += page.size();
+            content.bytes += bytes;
         }
         while content.bytes > self.limit {
             let Some(oldest) = content.order.pop_front() else { break };
-            content.remove(&oldest);
-        }
-        page
-    }
-
-    /// Forgets pages that were just written: a flush after a crash uses the numbers of the one that did not end.
-    pub(crate) fn written(&self, keys: &[PageKey]) {
-        let mut content = self.lock();
-        content.version += 1;
-        let before = content.pages.len();
-        for key in keys {
-            content.remove(key);
-        }
-        if content.pages.len() < before {
-            let Content { pages, order, .. } = &mut *content;
-            order.retain(|key| pages.contains_key(key));
+            match content.items.get_mut(&oldest) {
+                Some(entry) if entry.used => {
+                    entry.used = false;
+                    content.order.push_back(oldest);
+                }
+                _ => content.remove(&oldest),
+            }
         }
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&self) {
+    /// Forgets a block that is deleted; its file is closed once nobody reads it any more.
+    pub(crate) fn forget(&self, shard: u32, number: u64) {
         let mut content = self.lock();
-        let version = content.version + 1;
-        *content = Content { version, ..Content::default() };
+        let gone = |key: &Key| (key.0, key.1) == (shard, number);
+        let keys: Vec<Key> = content.order.iter().copied().filter(gone).collect();
+        keys.iter().for_each(|key| content.remove(key));
+        content.order.retain(|key| !gone(key));
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -81,9 +84,9 @@ impl PageCache {
 }
 
 impl Content {
-    fn remove(&mut self, key: &PageKey) {
-        if let Some(page) = self.pages.remove(key) {
-            self.bytes = self.bytes.saturating_sub(page.size());
+    fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.items.remove(key) {
+            self.bytes = self.bytes.saturating_sub(entry.bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The series catalogue in the key-value store: shards, label sets, and the spans of what is in pages.
+//! The series catalogue in the key-value store: shards, label sets, and the spans of what is in blocks.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,14 +14,14 @@ use crate::error::Error;
 use crate::index::Index;
 use crate::keys::{self, block_key, block_of};
 use crate::kv::{Change, Kv, MAX_VALUE_BYTES};
-use crate::page::{compressor, seal, unseal};
+use crate::sealed::{compressor, seal, unseal};
 
 /// A block of label sets is closed when it passes this before compression; label sets compress well.
 const LABEL_BLOCK_BYTES: usize = 16 << 10;
 /// Series in a block of spans.
 const SPAN_BLOCK: u32 = 256;
 
-/// First and last time of what a series has in pages.
+/// First and last time of what a series has in blocks.
 pub(crate) type Spans = BTreeMap<u32, (i64, i64)>;
 
 /// Writes the shards and the label sets that are not written yet.
@@ -104,7 +104,7 @@ pub(crate) fn rewrite(core: &Core, shard: &Shard) -> Result<(), Error> {
     core.kv.batch(keys::SERIES, changes).map_err(Error::kv("writing the catalogue"))
 }
 
-/// Widens the spans of series that went into pages.
+/// Widens the spans of series that went into blocks.
 pub(crate) fn widen_spans(core: &Core, shard: u32, new: &Spans) -> Result<(), Error> {
     change_spans(core, shard, new.keys().copied(), |series, span| {
         let (min, max) = *new.get(&series)?;
@@ -166,19 +166,19 @@ pub(crate) fn load(core: &Core, damaged: &mut Vec<String>) -> Result<(), Error> 
     Ok(())
 }
 
-/// Reads the spans of a shard. The series of a damaged block are taken to be in pages from the beginning to the end,
+/// Reads the spans of a shard. The series of a damaged block are taken to be in blocks from the beginning to the end,
 /// which costs queries some time and hides nothing.
 fn load_spans(core: &Core, shard: &Shard, damaged: &mut Vec<String>) -> Result<(), Error> {
     let mut spans = Spans::new();
     let mut repaired = Vec::new();
-    let paged_until = core.paged_until.load(Ordering::Acquire);
+    let in_blocks_until = core.in_blocks_until.load(Ordering::Acquire);
     for_shard(core.kv.as_ref(), keys::SPANS, shard.id, |key, value| {
         match decode_spans(key, value) {
             Ok(block) => spans.extend(block),
             Err(why) => {
                 damaged.push(format!("the spans {key:?}: {why}"));
                 let first = block_of(key).map_or(0, |(_, block)| block.saturating_mul(SPAN_BLOCK));
-                let whole = (keys::EARLIEST_MILLIS, paged_until.saturating_sub(1));
+                let whole = (keys::EARLIEST_MILLIS, in_blocks_until.saturating_sub(1));
                 let series = first..first.saturating_add(SPAN_BLOCK);
                 let block: Spans = series.map(|series| (series, whole)).collect();
                 repaired.push((key.to_vec(), Some(encode_spans(key, &block))));
@@ -257,7 +257,7 @@ fn decode_shard(
     Ok(out)
 }
 
-fn encode_series(out: &mut Vec<u8>, number: u32, labels: &Labels) {
+pub(crate) fn encode_series(out: &mut Vec<u8>, number: u32, labels: &Labels) {
     put_varint(out, u64::from(number));
     put_varint(out, labels.len() as u64);
     for label in labels {
@@ -266,7 +266,7 @@ fn encode_series(out: &mut Vec<u8>, number: u32, labels: &Labels) {
     }
 }
 
-fn decode_block(raw: &[u8]) -> Result<Vec<(u32, Labels)>, Malformed> {
+pub(crate) fn decode_block(raw: &[u8]) -> Result<Vec<(u32, Labels)>, Malformed> {
     let mut fields = Fields(raw);
     let mut out = Vec::new();
     while !fields.0.is_empty() {

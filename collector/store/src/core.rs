@@ -1,7 +1,6 @@
 //! What the writer and the readers share.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -10,14 +9,14 @@ use tributary_model::label::Labels;
 
 use crate::Options;
 use crate::batch::SeriesId;
-use crate::cache::PageCache;
+use crate::block::Place;
+use crate::blocks::Blocks;
 use crate::error::Error;
 use crate::head::Head;
 use crate::index::Index;
-use crate::keys::{PageKey, metric_group, pages_tree, partition_of};
+use crate::keys::{metric_group, window};
 use crate::kv::Kv;
 use crate::ledger::Ledger;
-use crate::page::Page;
 
 /// Locks are taken in this order: shards, index, head, ledger.
 pub(crate) struct Core {
@@ -25,26 +24,39 @@ pub(crate) struct Core {
     pub(crate) kv: Box<dyn Kv>,
     shards: RwLock<Shards>,
     pub(crate) ledger: RwLock<Ledger>,
-    /// Days that have pages.
-    pub(crate) partitions: RwLock<BTreeSet<i64>>,
-    /// Nothing at or behind this time is in pages.
-    pub(crate) paged_until: AtomicI64,
-    /// Raised before samples leave the head for pages: a reader that sees it change starts again.
+    pub(crate) blocks: Blocks,
+    /// Nothing at or behind this time is in blocks.
+    pub(crate) in_blocks_until: AtomicI64,
+    /// Raised before samples leave the head for blocks, or a block for another: a reader that sees it change starts
+    /// again.
     pub(crate) generation: AtomicU64,
-    pub(crate) cache: PageCache,
     /// A coarse clock, in hours since 1970, raised by what is received and by `maintain`.
     pub(crate) hour: AtomicU32,
     /// When the catalogue was last cleaned; 0 before the first round of maintenance.
     pub(crate) cleaned_hour: AtomicU32,
     pub(crate) poisoned: AtomicBool,
     pub(crate) journal_bytes: AtomicU64,
-    pub(crate) damaged_pages: AtomicU64,
 }
 
 #[derive(Default)]
 struct Shards {
     by_name: HashMap<ClusterName, Arc<Shard>>,
     all: Vec<Arc<Shard>>,
+}
+
+impl Shards {
+    fn add(&mut self, cluster: &ClusterName) -> Arc<Shard> {
+        let shard = Arc::new(Shard {
+            id: u32::try_from(self.all.len()).unwrap_or(u32::MAX),
+            cluster: cluster.clone(),
+            index: RwLock::default(),
+            head: RwLock::default(),
+            saved: AtomicU32::new(0),
+        });
+        self.all.push(Arc::clone(&shard));
+        self.by_name.insert(cluster.clone(), Arc::clone(&shard));
+        shard
+    }
 }
 
 /// One cluster's series.
@@ -76,22 +88,19 @@ impl Shard {
 }
 
 impl Core {
-    pub(crate) fn new(options: Options, kv: Box<dyn Kv>) -> Self {
-        let cache = PageCache::new(options.page_cache_bytes);
+    pub(crate) fn new(options: Options, kv: Box<dyn Kv>, blocks: Blocks) -> Self {
         Self {
             options,
             kv,
             shards: RwLock::default(),
             ledger: RwLock::default(),
-            partitions: RwLock::default(),
-            paged_until: AtomicI64::new(i64::MIN),
+            blocks,
+            in_blocks_until: AtomicI64::new(i64::MIN),
             generation: AtomicU64::new(0),
-            cache,
             hour: AtomicU32::new(0),
             cleaned_hour: AtomicU32::new(0),
             poisoned: AtomicBool::new(false),
             journal_bytes: AtomicU64::new(0),
-            damaged_pages: AtomicU64::new(0),
         }
     }
 
@@ -101,10 +110,6 @@ impl Core {
 
     pub(crate) fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
         self.ledger.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn partitions(&self) -> BTreeSet<i64> {
-        self.partitions.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Every shard, by number.
@@ -127,16 +132,16 @@ impl Core {
         if let Some(shard) = shards.by_name.get(cluster) {
             return Arc::clone(shard);
         }
-        let shard = Arc::new(Shard {
-            id: u32::try_from(shards.all.len()).unwrap_or(u32::MAX),
-            cluster: cluster.clone(),
-            index: RwLock::default(),
-            head: RwLock::default(),
-            saved: AtomicU32::new(0),
-        });
-        shards.all.push(Arc::clone(&shard));
-        shards.by_name.insert(cluster.clone(), Arc::clone(&shard));
-        shard
+        shards.add(cluster)
+    }
+
+    /// Makes the shards in front of `id` that are missing, which stay empty, so that the next one has this number.
+    pub(crate) fn skip_shards(&self, id: u32) {
+        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        while shards.all.len() < usize::try_from(id).unwrap_or(usize::MAX) {
+            let Ok(name) = format!("lost-shard-{}", shards.all.len()).parse() else { return };
+            shards.add(&name);
+        }
     }
 
     /// The series with these labels, if it is there.
@@ -168,101 +173,37 @@ impl Core {
         self.hour.fetch_max(hour, Ordering::Relaxed);
     }
 
-    /// The keys of the pages of a shard and metric group in a range of windows, both inclusive, by ascending window.
-    pub(crate) fn page_keys(
-        &self,
-        shard: u32,
-        group: u32,
-        windows: (i64, i64),
-    ) -> Result<Vec<PageKey>, Error> {
-        let (from, to) = windows;
-        let mut keys = Vec::new();
-        if from > to {
-            return Ok(keys);
-        }
-        let partitions = self.partitions();
-        for partition in partitions.range(partition_of(from)..=partition_of(to)) {
-            let tree = pages_tree(*partition);
-            let mut at = PageKey { window: from, shard, group, last: 0, first: 0, number: 0 };
-            // Skips from window to window: only the windows that are there cost a look.
-            loop {
-                let mut next = None;
-                self.kv
-                    .range(&tree, &at.encode(), &mut |key, _| {
-                        let Ok(key) = PageKey::decode(key) else {
-                            return ControlFlow::Continue(());
-                        };
-                        if (key.window, key.shard, key.group) == (at.window, shard, group) {
-                            keys.push(key);
-                            return ControlFlow::Continue(());
-                        }
-                        next = Some(key);
-                        ControlFlow::Break(())
-                    })
-                    .map_err(Error::kv("listing pages"))?;
-                let Some(next) = next else { break };
-                let here = (next.shard, next.group) <= (shard, group);
-                at.window = if next.window > at.window && here {
-                    next.window
-                } else {
-                    next.window.max(at.window).saturating_add(1)
-                };
-                if at.window > to {
-                    break;
-                }
-            }
-        }
-        Ok(keys)
+    /// Where a series' samples stand in a block.
+    pub(crate) fn place(shard: &Shard, series: u32) -> Place {
+        Place { group: shard.head().group(series).unwrap_or(0), series }
     }
 
-    /// A page by its key; `None` if it was dropped in the meantime.
-    pub(crate) fn page(&self, key: &PageKey) -> Result<Option<Arc<Page>>, Error> {
-        if let Some(page) = self.cache.find(key) {
-            return Ok(Some(page));
-        }
-        let version = self.cache.version();
-        let tree = pages_tree(partition_of(key.window));
-        let Some(value) = self.kv.get(&tree, &key.encode()).map_err(Error::kv("reading a page"))?
-        else {
-            return Ok(None);
-        };
-        match Page::open(key, &value) {
-            Ok(page) => Ok(Some(self.cache.insert(*key, page, version))),
-            Err(why) => {
-                self.damaged_pages.fetch_add(1, Ordering::Relaxed);
-                Err(Error::damaged(format!("the page {key:?}"))(why))
-            }
-        }
-    }
-
-    /// The value of a series at a time, if it is in a page.
-    pub(crate) fn find_in_pages(
+    /// The value of a series at a time, if it is in a block.
+    pub(crate) fn find_in_blocks(
         &self,
         shard: u32,
-        group: u32,
-        series: u32,
+        place: Place,
         at: i64,
     ) -> Result<Option<u64>, Error> {
-        if at >= self.paged_until.load(Ordering::Acquire) {
+        if at >= self.in_blocks_until.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let window = crate::keys::window(at);
-        for key in self.page_keys(shard, group, (window, window))? {
-            if !(key.first..=key.last).contains(&series) {
-                continue;
-            }
-            let Some(page) = self.page(&key)? else { continue };
-            let mut found = None;
-            page.read(series, |time, bits| {
-                if time == at {
-                    found = Some(bits);
-                }
-            })
-            .map_err(Error::damaged(format!("the page {key:?}")))?;
-            if found.is_some() {
-                return Ok(found);
-            }
+        let (window, mut scratch, mut found) = (window(at), Vec::new(), None);
+        for name in self.blocks.overlapping(shard, window, window) {
+            let Some(block) = self.blocks.block(shard, &name)? else { continue };
+            let mut visit = |times: &[i64], values: &[u64]| {
+                let here = times.binary_search(&at).ok().and_then(|place| values.get(place));
+                found = found.or(here.copied());
+            };
+            let read = block.read(&self.blocks.cache, place, (at, at), &mut scratch, &mut visit);
+            read.map_err(|e| self.blocks.count(e))?;
         }
-        Ok(None)
+        Ok(found)
+    }
+
+    /// How long a cluster's samples are kept.
+    pub(crate) fn retention(&self, cluster: &ClusterName) -> std::time::Duration {
+        let own = self.options.cluster_retention.get(cluster);
+        own.copied().unwrap_or(self.options.retention)
     }
 }

@@ -1,13 +1,13 @@
-//! Drops days that are older than the retention, and series that have no sample in it.
+//! Drops blocks that are older than the retention or too many, and series that have no sample in it.
 
 use std::sync::atomic::Ordering;
 
 use tributary_model::sample::Timestamp;
 
+use crate::block::BlockName;
 use crate::catalogue;
 use crate::core::{Core, Shard};
 use crate::error::Error;
-use crate::keys::{pages_tree, partition_end};
 
 /// A series that was resolved in the last hours may be written to at any moment. Also how often the catalogue is cleaned.
 const RESOLVED_HOURS: u32 = 24;
@@ -15,37 +15,61 @@ const RESOLVED_HOURS: u32 = 24;
 /// What expired.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Expired {
-    pub(crate) partitions: u64,
+    pub(crate) blocks: u64,
     pub(crate) series: u64,
 }
 
-/// Drops what ended before `horizon`.
-pub(crate) fn expire(core: &Core, horizon: Timestamp) -> Result<Expired, Error> {
+/// Drops what every cluster's retention has passed, and the oldest blocks over [`crate::Options::retention_bytes`].
+pub(crate) fn expire(core: &Core, now: Timestamp) -> Result<Expired, Error> {
     let mut expired = Expired::default();
-    for partition in core.partitions() {
-        if partition_end(partition) > horizon {
-            break;
-        }
-        let mut partitions =
-            core.partitions.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        partitions.remove(&partition);
-        drop(partitions);
-        core.kv.drop_tree(&pages_tree(partition)).map_err(Error::kv("dropping a day"))?;
-        expired.partitions += 1;
+    let horizon = |shard: &Shard| now.minus(core.retention(&shard.cluster));
+    for shard in core.shards() {
+        let end = horizon(&shard).as_millis();
+        let blocks = core.blocks.of_shard(shard.id).into_iter().map(|(name, _)| name);
+        let old: Vec<BlockName> = blocks.filter(|name| name.end() <= end).collect();
+        expired.blocks += drop_blocks(core, shard.id, &old)?;
     }
-    if expired.partitions > 0 {
-        core.cache.clear();
-        core.kv.persist().map_err(Error::kv("dropping a day"))?;
-    }
+    expired.blocks += shrink(core)?;
     if clean_due(core) {
         for shard in core.shards() {
-            expired.series += series(core, &shard, horizon)?;
+            expired.series += series(core, &shard, horizon(&shard))?;
         }
         if expired.series > 0 {
             core.kv.persist().map_err(Error::kv("flushing the catalogue to disk"))?;
         }
     }
     Ok(expired)
+}
+
+/// Drops the oldest blocks until the others fit.
+fn shrink(core: &Core) -> Result<u64, Error> {
+    let limit = core.options.retention_bytes;
+    if limit == 0 {
+        return Ok(0);
+    }
+    let mut blocks = core.blocks.all();
+    blocks.sort_unstable_by_key(|(_, name, _)| (name.end(), name.number));
+    let mut over = blocks.iter().map(|(_, _, entry)| entry.bytes).sum::<u64>().saturating_sub(limit);
+    let mut dropped = 0;
+    for (shard, name, entry) in blocks {
+        if over == 0 {
+            break;
+        }
+        over = over.saturating_sub(entry.bytes);
+        dropped += drop_blocks(core, shard, &[name])?;
+    }
+    Ok(dropped)
+}
+
+fn drop_blocks(core: &Core, shard: u32, names: &[BlockName]) -> Result<u64, Error> {
+    if names.is_empty() {
+        return Ok(0);
+    }
+    core.blocks.change(shard, &[], names);
+    core.generation.fetch_add(1, Ordering::AcqRel);
+    names.iter().try_for_each(|name| core.blocks.delete(shard, name))?;
+    core.blocks.sync(shard)?;
+    Ok(names.len() as u64)
 }
 
 /// Once in a while, and not before the store was open that long: what was resolved before is not known better.

@@ -46,7 +46,7 @@ struct Slot {
     sealed: Vec<Arc<Chunk>>,
     /// Samples older than the newest one, by ascending time.
     late: Vec<(i64, u64)>,
-    /// On their way into pages; may overlap.
+    /// On their way into blocks; may overlap.
     frozen: Vec<Arc<Chunk>>,
 }
 
@@ -115,7 +115,14 @@ impl Head {
         self.entries.push(Entry { first: i64::MAX, last: NEVER, slot: IDLE, group });
     }
 
-    /// What is known from pages.
+    /// The group of a series that was made without one.
+    pub(crate) fn set_group(&mut self, series: u32, group: u32) {
+        if let Some(entry) = self.entry(series) {
+            entry.group = group;
+        }
+    }
+
+    /// What is known from blocks.
     pub(crate) fn widen(&mut self, series: u32, first: i64, last: i64) {
         if let Some(entry) = self.entries.get_mut(place(series)) {
             self.sampled += usize::from(entry.last == NEVER);
@@ -148,7 +155,7 @@ impl Head {
         (entry.last != NEVER).then_some((entry.first, entry.last))
     }
 
-    /// The page group of a series; `None` if the series is not there.
+    /// The metric group of a series; `None` if the series is not there.
     pub(crate) fn group(&self, series: u32) -> Option<u32> {
         self.entries.get(place(series)).map(|entry| entry.group)
     }
@@ -240,7 +247,7 @@ impl Head {
         pieces
     }
 
-    /// Sets everything older than `before`, a window's start, aside for pages. It stays readable.
+    /// Sets everything older than `before`, a window's start, aside for blocks. It stays readable.
     pub(crate) fn freeze(&mut self, before: i64) -> Vec<Frozen> {
         let mut out = Vec::new();
         for slot in &mut self.slots {
@@ -257,7 +264,7 @@ impl Head {
         out
     }
 
-    /// Forgets what was set aside and is in pages now, and puts idle series to rest.
+    /// Forgets what was set aside and is in blocks now, and puts idle series to rest.
     pub(crate) fn release(&mut self, frozen: &[Frozen]) {
         for done in frozen {
             let Some(entry) = self.entries.get(place(done.series)).copied() else { continue };
@@ -373,12 +380,12 @@ impl Slot {
     }
 }
 
-/// A series' chunks on their way into pages.
+/// A series' chunks on their way into blocks.
 #[derive(Debug, Clone)]
 pub(crate) struct Frozen {
     /// The series.
     pub(crate) series: u32,
-    /// Its page group.
+    /// Its metric group.
     pub(crate) group: u32,
     /// The chunks, in no particular order.
     pub(crate) chunks: Vec<Arc<Chunk>>,

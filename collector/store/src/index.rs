@@ -43,9 +43,25 @@ impl Index {
         u32::try_from(self.series.len()).unwrap_or(u32::MAX)
     }
 
+    /// The number of a label set.
+    pub(crate) fn number(&self, labels: &Labels) -> Option<u32> {
+        self.numbers.get(labels).copied()
+    }
+
     /// Adds a label set that is not there yet under the next number.
     pub(crate) fn push(&mut self, labels: &Labels, hour: u32) -> u32 {
         let number = self.next();
+        self.skip();
+        self.fill(number, labels, hour);
+        number
+    }
+
+    /// Adds a label set that is not there yet under a number that is not used.
+    pub(crate) fn put(&mut self, number: u32, labels: &Labels) {
+        self.fill(number, labels, 0);
+    }
+
+    fn fill(&mut self, number: u32, labels: &Labels, hour: u32) {
         let pairs = labels.iter().map(|Label { name, value }| (self.text(name), self.text(value)));
         let pairs: Vec<_> = pairs.collect();
         // The same pairs, sharing their texts with the other series.
@@ -56,8 +72,9 @@ impl Index {
         }
         self.live.insert(number);
         self.numbers.insert(labels.clone(), number);
-        self.series.push(Some(Entry { labels, resolved: AtomicU32::new(hour) }));
-        number
+        if let Some(entry) = self.series.get_mut(place(number)) {
+            *entry = Some(Entry { labels, resolved: AtomicU32::new(hour) });
+        }
     }
 
     /// Leaves a number unused.

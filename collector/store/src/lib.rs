@@ -1,9 +1,12 @@
 //! The embedded, insert-only sample store: acknowledged means on disk, and what was accepted stays.
 //!
 //! A batch is decided about, journalled and synced by one writer thread; samples live in the head, compressed in memory,
-//! until their two-hour window is closed and moves into pages in the key-value store. `FORMAT.md` has every byte.
+//! until their two-hour window is closed and moves into a block, an immutable file. The catalogue and everything else
+//! that changes is in the key-value store. `FORMAT.md` has every byte.
 
 mod batch;
+mod block;
+mod blocks;
 mod cache;
 mod catalogue;
 mod codec;
@@ -11,19 +14,22 @@ mod compact;
 mod core;
 mod error;
 mod expire;
+mod flush;
 mod head;
 mod index;
 mod keys;
 mod kv;
 mod ledger;
-mod page;
 mod read;
 mod record;
 mod recover;
+mod sealed;
 mod state;
 mod summary;
+mod v1;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +42,7 @@ use tributary_model::matcher::Matcher;
 use tributary_model::sample::Timestamp;
 use tributary_model::series::Metadata;
 
-use crate::compact::{Progress, ask};
+use crate::flush::{Progress, ask};
 use crate::core::Core;
 use crate::keys::{window, window_start};
 use crate::writer::{Request, Writer};
@@ -53,7 +59,7 @@ pub use writer::{AppendDone, StateDone};
 const QUEUE: usize = 64;
 /// A window stays in the head for so long after its end, for what comes late.
 const GRACE: Duration = Duration::from_secs(15 * 60);
-/// Closed windows wait for each other for so long, so that a backlog becomes few and full pages.
+/// Closed windows wait for each other for so long, so that a backlog becomes few and full blocks.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// A head over this many bytes does not wait.
 const HEAD_BYTES: usize = 128 << 20;
@@ -63,8 +69,12 @@ const HEAD_BYTES: usize = 128 << 20;
 pub struct Options {
     /// The folder; made if it is missing.
     pub path: PathBuf,
-    /// Days older than this are dropped, and older samples refused.
+    /// Blocks older than this are dropped, and older samples refused.
     pub retention: Duration,
+    /// The same, for clusters that have a retention of their own.
+    pub cluster_retention: BTreeMap<ClusterName, Duration>,
+    /// The oldest blocks over so many bytes are dropped, whatever their age; 0 for no limit.
+    pub retention_bytes: u64,
     /// How far behind its stream a sample may lie that is not newer than its series' last one.
     pub out_of_order_window: Duration,
     /// How far in the future a sample may lie when it is received.
@@ -73,7 +83,7 @@ pub struct Options {
     pub journal_segment_bytes: u64,
     /// sled's cache.
     pub cache_bytes: u64,
-    /// Decompressed pages kept for queries.
+    /// Open blocks, pages and clocks kept for queries.
     pub page_cache_bytes: usize,
 }
 
@@ -82,6 +92,8 @@ impl Default for Options {
         Self {
             path: PathBuf::from("data"),
             retention: Duration::from_secs(3 * 365 * 86_400),
+            cluster_retention: BTreeMap::new(),
+            retention_bytes: 0,
             out_of_order_window: Duration::from_secs(2 * 3600),
             future_window: Duration::from_secs(120),
             journal_segment_bytes: 32 << 20,
@@ -94,16 +106,20 @@ impl Default for Options {
 /// What a maintenance round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MaintainReport {
-    /// Samples moved from the head into pages.
+    /// Samples moved from the head into blocks.
     pub flushed_samples: u64,
-    /// Pages written.
-    pub pages: u64,
+    /// Blocks written for them.
+    pub flushed_blocks: u64,
     /// Their bytes.
-    pub page_bytes: u64,
+    pub flushed_bytes: u64,
     /// Bytes of journal deleted.
     pub journal_freed: u64,
-    /// Days dropped.
-    pub dropped_days: u64,
+    /// Blocks that became blocks of a day.
+    pub compacted_blocks: u64,
+    /// Bytes of the blocks that they became.
+    pub compacted_bytes: u64,
+    /// Blocks dropped because of the retention.
+    pub dropped_blocks: u64,
     /// Series removed from the catalogue.
     pub dropped_series: u64,
 }
@@ -296,24 +312,27 @@ impl Store {
         summary::stats(&self.0.core)
     }
 
-    /// Moves closed windows into pages, deletes journal that is not needed, and drops what is older than the
-    /// retention. To be called every few seconds, from a thread that may block.
+    /// Moves closed windows into blocks, deletes journal that is not needed, compacts at most one day of one cluster,
+    /// and drops what is older than the retention. To be called every few seconds, from a thread that may block.
     pub fn maintain(&self, now: Timestamp) -> Result<MaintainReport, Error> {
         let core = &self.0.core;
         core.tick(now.as_millis());
         let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = compact::horizon(now, GRACE);
+        let before = flush::horizon(now, GRACE);
         let mut report = MaintainReport::default();
         if self.due(&progress, before, now) {
             self.flush(&mut progress, before, now, &mut report)?;
         }
-        let expired = expire::expire(core, now.minus(core.options.retention))?;
-        report.dropped_days = expired.partitions;
+        let expired = expire::expire(core, now)?;
+        report.dropped_blocks = expired.blocks;
         report.dropped_series = expired.series;
+        let compacted = compact::compact(core, progress.attempts, now)?;
+        report.compacted_blocks = compacted.taken;
+        report.compacted_bytes = compacted.bytes;
         Ok(report)
     }
 
-    /// Moves every window that begins before `now` into pages, closed or not. For tests and before a copy is made.
+    /// Moves every window that begins before `now` into blocks, closed or not. For tests and before a copy is made.
     pub fn flush_head_before(&self, now: Timestamp) -> Result<MaintainReport, Error> {
         let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = MaintainReport::default();
@@ -330,11 +349,11 @@ impl Store {
         report: &mut MaintainReport,
     ) -> Result<(), Error> {
         let queue = self.queue()?;
-        let flushed = compact::flush(&self.0.core, queue, progress, before)?;
+        let flushed = flush::flush(&self.0.core, queue, progress, before, now)?;
         progress.flushed_at = Some(now);
         report.flushed_samples = flushed.samples;
-        report.pages = flushed.pages;
-        report.page_bytes = flushed.page_bytes;
+        report.flushed_blocks = flushed.blocks;
+        report.flushed_bytes = flushed.bytes;
         let marks = progress.marks.clone();
         let attempt = progress.attempts;
         let forget = |reply| Request::Forget { marks, attempt, now, reply };

@@ -1,4 +1,4 @@
-//! The read path: matchers to series, series to pages and head chunks, chunks to samples.
+//! The read path: matchers to series, series to blocks and head chunks, chunks to samples.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -9,9 +9,10 @@ use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Sample, Timestamp};
 
+use crate::block::{BlockName, Place};
 use crate::core::{Core, Shard};
 use crate::error::Error;
-use crate::keys::{PageKey, window};
+use crate::keys::window;
 
 /// A series that may have samples in the range it was selected for.
 #[derive(Clone)]
@@ -19,8 +20,7 @@ pub struct SelectedSeries {
     /// Its labels.
     pub labels: Labels,
     shard: Arc<Shard>,
-    number: u32,
-    group: u32,
+    place: Place,
     plan: Arc<Plan>,
 }
 
@@ -30,19 +30,19 @@ impl std::fmt::Debug for SelectedSeries {
     }
 }
 
-/// What the series of one selection share: where the pages are.
+/// What the series of one selection share: which blocks there are.
 struct Plan {
     core: Arc<Core>,
     from: i64,
     to: i64,
-    groups: Mutex<HashMap<(u32, u32), Listed>>,
+    shards: Mutex<HashMap<u32, Listed>>,
 }
 
-/// The pages of a shard and metric group, as of a generation.
+/// The blocks of a shard, as of a generation.
 #[derive(Clone)]
 struct Listed {
     generation: u64,
-    keys: Arc<Vec<PageKey>>,
+    names: Arc<Vec<BlockName>>,
 }
 
 impl SelectedSeries {
@@ -54,12 +54,13 @@ impl SelectedSeries {
         let core = &self.plan.core;
         let pieces = loop {
             let generation = core.generation.load(Ordering::Acquire);
-            self.pages(generation, from, to, out)?;
-            let pieces = self.shard.head().read(self.number, from, to);
+            let read = self.blocks(generation, from, to, out);
+            read.map_err(|e| core.blocks.count(e))?;
+            let pieces = self.shard.head().read(self.place.series, from, to);
             if core.generation.load(Ordering::Acquire) == generation {
                 break pieces;
             }
-            // Samples moved from the head into pages meanwhile, which happens once in minutes.
+            // Samples moved meanwhile, which happens once in minutes.
             out.truncate(start);
         };
         for chunk in &pieces.chunks {
@@ -77,28 +78,29 @@ impl SelectedSeries {
         Ok(())
     }
 
-    /// Appends what pages have.
-    fn pages(
+    /// Appends what blocks have.
+    fn blocks(
         &self,
         generation: u64,
         from: i64,
         to: i64,
         out: &mut Vec<Sample>,
     ) -> Result<(), Error> {
-        let keys = self.plan.pages(self.shard.id, self.group, generation)?;
+        let names = self.plan.blocks(self.shard.id, generation);
+        let blocks = &self.plan.core.blocks;
         let (first, last) = (window(from), window(to));
-        let begin = keys.partition_point(|key| key.window < first);
-        for key in keys.iter().skip(begin).take_while(|key| key.window <= last) {
-            if !(key.first..=key.last).contains(&self.number) {
-                continue;
-            }
-            let Some(page) = self.plan.core.page(key)? else { continue };
-            page.read(self.number, |at, bits| {
-                if at >= from && at <= to {
-                    out.push(Sample::new(at, f64::from_bits(bits)));
-                }
-            })
-            .map_err(Error::damaged(format!("the page {key:?}")))?;
+        let mut scratch = Vec::new();
+        for name in names.iter().filter(|name| name.overlaps(first, last)) {
+            let Some(block) = blocks.block(self.shard.id, name)? else { continue };
+            let mut visit = |times: &[i64], values: &[u64]| {
+                let begin = times.partition_point(|at| *at < from);
+                let end = times.partition_point(|at| *at <= to);
+                let times = times.get(begin..end).unwrap_or_default();
+                let values = values.get(begin..end).unwrap_or_default();
+                let samples = times.iter().zip(values);
+                out.extend(samples.map(|(at, bits)| Sample::new(*at, f64::from_bits(*bits))));
+            };
+            block.read(&blocks.cache, self.place, (from, to), &mut scratch, &mut visit)?;
         }
         Ok(())
     }
@@ -124,19 +126,15 @@ fn sort_from(out: &mut Vec<Sample>, start: usize) {
 }
 
 impl Plan {
-    fn pages(&self, shard: u32, group: u32, generation: u64) -> Result<Arc<Vec<PageKey>>, Error> {
-        let known = {
-            let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-            groups.get(&(shard, group)).filter(|listed| listed.generation == generation).cloned()
-        };
-        if let Some(listed) = known {
-            return Ok(listed.keys);
+    fn blocks(&self, shard: u32, generation: u64) -> Arc<Vec<BlockName>> {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listed) = shards.get(&shard).filter(|l| l.generation == generation) {
+            return Arc::clone(&listed.names);
         }
-        let keys = self.core.page_keys(shard, group, (window(self.from), window(self.to)))?;
-        let listed = Listed { generation, keys: Arc::new(keys) };
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.insert((shard, group), listed.clone());
-        Ok(listed.keys)
+        let names = self.core.blocks.overlapping(shard, window(self.from), window(self.to));
+        let names = Arc::new(names);
+        shards.insert(shard, Listed { generation, names: Arc::clone(&names) });
+        names
     }
 }
 
@@ -148,8 +146,8 @@ pub(crate) fn select(
     to: Timestamp,
 ) -> Vec<SelectedSeries> {
     let (from, to) = (from.as_millis(), to.as_millis());
-    let groups = Mutex::default();
-    let plan = Arc::new(Plan { core: Arc::clone(core), from, to, groups });
+    let shards = Mutex::default();
+    let plan = Arc::new(Plan { core: Arc::clone(core), from, to, shards });
     let mut out = Vec::new();
     for shard in core.shards() {
         let index = shard.index();
@@ -160,8 +158,7 @@ pub(crate) fn select(
             out.push(SelectedSeries {
                 labels: labels.clone(),
                 shard: Arc::clone(&shard),
-                number,
-                group: head.group(number).unwrap_or(0),
+                place: Place { group: head.group(number).unwrap_or(0), series: number },
                 plan: Arc::clone(&plan),
             });
         }

@@ -1,5 +1,7 @@
 //! Opens a store: the key-value store, what it knows, and then the journal, record by record.
 
+mod adopt;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::ops::ControlFlow;
@@ -15,17 +17,18 @@ use tributary_model::sample::Sample;
 
 use crate::batch::{Batch, SeriesId, StreamKey};
 use crate::codec::fields::{Fields, Malformed, put_varint, unchecked};
-use crate::compact::{Progress, Stored, write_checkpoint};
+use crate::blocks::Blocks;
 use crate::core::Core;
 use crate::error::{Error, KvError};
+use crate::flush::{Progress, Stored, write_checkpoint};
 use crate::kv::{Kv, Sled};
 use crate::ledger::{Gap, Stream, decode_metadata, stream_key};
 use crate::record::{self, BatchHead, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE};
 use crate::writer::{Mark, Summaries, summarize};
-use crate::{Options, catalogue, keys, state};
+use crate::{Options, catalogue, compact, keys, state, v1};
 
 /// The format of the key-value store's content.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// sled gives its lock back a moment after it was closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,10 +59,16 @@ impl Resolver {
 pub struct OpenReport {
     /// What the journal found and mended.
     pub journal: tributary_journal::Recovery,
-    /// The key-value store could not be opened: where it was put, and why. Its pages are missing from the store.
+    /// The key-value store could not be opened: where it was put, and why. The catalogue was made anew from the blocks;
+    /// small state and gaps older than the journal are missing.
     pub set_aside: Option<(PathBuf, String)>,
-    /// The key-value store opened well but lacks what it had said to be on disk. Pages may be missing from the store.
+    /// The key-value store opened well but lacks what it had said to be on disk. The catalogue was completed from the
+    /// blocks; small state may be old.
     pub rolled_back: bool,
+    /// Blocks that the key-value store did not know of; their series are in the catalogue now.
+    pub adopted_blocks: u64,
+    /// Blocks of an earlier format that were written anew.
+    pub migrated_blocks: u64,
     /// Entries of the key-value store that are damaged, one sentence each.
     pub damaged: Vec<String>,
     /// The journal is not the one that the key-value store belongs to; it was read from its beginning.
@@ -146,7 +155,7 @@ pub(crate) fn open(
     }
     let Replayer { mut report, summaries, starts, attempts, .. } = replayer;
     report.rolled_back = attempts > progress.attempts;
-    progress.attempts = progress.attempts.max(attempts);
+    progress.attempts = progress.attempts.max(attempts).max(core.blocks.last_attempt());
     report.took = begun.elapsed();
     Ok(Opened { core, journal, summaries, starts, progress, report })
 }
@@ -196,31 +205,37 @@ fn free_name(path: &Path) -> Result<PathBuf, Error> {
         })
 }
 
-/// Reads everything but pages out of the key-value store.
+/// Reads the key-value store, and what it does not know from blocks.
 fn load(
     options: Options,
     kv: Box<dyn Kv>,
     report: &mut OpenReport,
 ) -> Result<(Core, Progress), Error> {
     let path = options.path.clone();
-    let core = Core::new(options, kv);
-    check_version(&core, path)?;
-    let partitions = core.kv.trees().iter().filter_map(|t| keys::partition_of_tree(t)).collect();
-    *core.partitions.write().unwrap_or_else(std::sync::PoisonError::into_inner) = partitions;
+    let blocks = Blocks::open(path.join("blocks"), options.page_cache_bytes)?;
+    let core = Core::new(options, kv, blocks);
+    let version = version(&core, path)?;
     let stored = core
         .kv
         .get(keys::META, keys::META_CHECKPOINT)
         .map_err(Error::kv("reading the checkpoint"))?
         .map(|value| unchecked(keys::META_CHECKPOINT, &value).and_then(Stored::decode));
-    // Without its checkpoint the journal is read from its beginning; what is in pages already does no harm.
+    // Without its checkpoint the journal is read from its beginning; what is in blocks already does no harm.
     let stored = stored.and_then(|stored| {
         stored.map_err(|why| report.damaged.push(format!("the checkpoint: {why}"))).ok()
     });
-    // Without a checkpoint there may be pages of a flush that was cut short.
-    let newest = core.partitions().last().map_or(i64::MIN, |p| keys::partition_end(*p).as_millis());
-    let until = stored.as_ref().map_or(newest, |stored| stored.paged_until);
-    core.paged_until.store(until, Ordering::Release);
+    // Without a checkpoint there may be blocks of a flush that was cut short.
+    let until = stored.as_ref().map_or(i64::MAX, |stored| stored.in_blocks_until);
+    core.in_blocks_until.store(until, Ordering::Release);
     catalogue::load(&core, &mut report.damaged)?;
+    let attempts = stored.as_ref().map_or(0, |stored| stored.attempts);
+    if version < VERSION {
+        report.migrated_blocks = v1::migrate(&core, attempts, &mut report.damaged)?;
+        write_version(&core)?;
+    }
+    v1::drop_trees(&core)?;
+    report.adopted_blocks = adopt::adopt(&core, attempts, &mut report.damaged)?;
+    compact::finish(&core)?;
     load_ledger(&core, &mut report.damaged)?;
     let progress = stored.map(|stored| {
         let (marks, attempts) = (stored.marks, stored.attempts);
@@ -229,22 +244,25 @@ fn load(
     Ok((core, progress.unwrap_or_default()))
 }
 
-fn check_version(core: &Core, path: PathBuf) -> Result<(), Error> {
+/// The version of the key-value store's content; a new one gets this program's.
+fn version(core: &Core, path: PathBuf) -> Result<u64, Error> {
     let found =
         core.kv.get(keys::META, keys::META_VERSION).map_err(Error::kv("reading the version"))?;
-    let Some(found) = found else {
-        let mut value = Vec::new();
-        put_varint(&mut value, VERSION);
-        let change = (keys::META_VERSION.to_vec(), Some(value));
-        core.kv.batch(keys::META, vec![change]).map_err(Error::kv("writing the version"))?;
-        return core.kv.persist().map_err(Error::kv("writing the version"));
-    };
+    let Some(found) = found else { return write_version(core).map(|()| VERSION) };
     let version = Fields(&found).varint().map_err(Error::damaged("the store's version"))?;
-    if version == VERSION {
-        Ok(())
+    if (1..=VERSION).contains(&version) {
+        Ok(version)
     } else {
         Err(Error::Version { path, version, supported: VERSION })
     }
+}
+
+fn write_version(core: &Core) -> Result<(), Error> {
+    let mut value = Vec::new();
+    put_varint(&mut value, VERSION);
+    let change = (keys::META_VERSION.to_vec(), Some(value));
+    core.kv.batch(keys::META, vec![change]).map_err(Error::kv("writing the version"))?;
+    core.kv.persist().map_err(Error::kv("writing the version"))
 }
 
 /// Takes an entry in.
@@ -323,9 +341,9 @@ impl Replayer<'_> {
         self.resolver.0.tick(head.received_at.as_millis());
         summarize(&mut self.summaries, head, position, &mut self.starts);
         let newest = head.decision.range.map(|(_, newest)| newest);
-        let in_pages = newest.is_none_or(|newest| Mark::covers(self.marks, position, newest));
+        let in_blocks = newest.is_none_or(|newest| Mark::covers(self.marks, position, newest));
         let extras = position >= self.booked && !head.state_only;
-        let needed = !in_pages || extras;
+        let needed = !in_blocks || extras;
         let batch = if head.starts_segment || self.decodable.contains(&head.stream) {
             self.replay.replay(&self.resolver, payload).map_err(|e| e.to_string())
         } else {
@@ -335,7 +353,7 @@ impl Replayer<'_> {
         match batch {
             Ok(mut batch) => {
                 self.decodable.insert(head.stream.clone());
-                if !in_pages {
+                if !in_blocks {
                     self.restore(head, &batch, position);
                 }
                 if extras {
@@ -376,7 +394,7 @@ impl Replayer<'_> {
         next
     }
 
-    /// Puts the samples that were stored, and are not in pages, back into the head.
+    /// Puts the samples that were stored, and are not in blocks, back into the head.
     fn restore(&mut self, head: &BatchHead, batch: &Batch, position: Position) {
         let shard = self.resolver.0.shard(&head.stream.cluster);
         let mut target = shard.head_mut();

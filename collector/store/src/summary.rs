@@ -58,10 +58,12 @@ pub struct Stats {
     pub kv_bytes: u64,
     /// Files of the key-value store that hold one value each; should stay few.
     pub kv_blobs: u64,
-    /// Days with pages.
-    pub partitions: usize,
-    /// Pages found damaged since the start.
-    pub damaged_pages: u64,
+    /// Blocks.
+    pub blocks: usize,
+    /// Their bytes.
+    pub block_bytes: u64,
+    /// Sections of blocks found damaged since the start.
+    pub damaged_sections: u64,
     /// Gaps and metadata dropped because there were too many.
     pub ledger_dropped: u64,
     /// Whether a write failed, and nothing more is accepted.
@@ -102,7 +104,7 @@ pub(crate) fn clusters(core: &Core) -> Vec<ClusterSummary> {
         newest: None,
         streams: Vec::new(),
     };
-    for shard in core.shards() {
+    for shard in core.shards().into_iter().filter(|shard| shard.index().len() > 0) {
         let summary = out.entry(shard.cluster.clone()).or_insert_with(|| empty(&shard.cluster));
         summary.series = shard.index().len();
         summary.active_series = shard.head().active();
@@ -119,12 +121,14 @@ pub(crate) fn clusters(core: &Core) -> Vec<ClusterSummary> {
 /// Numbers of the whole store.
 pub(crate) fn stats(core: &Core) -> Stats {
     let (kv_bytes, kv_blobs) = core.kv.disk();
+    let blocks = core.blocks.all();
     let mut stats = Stats {
         journal_bytes: core.journal_bytes.load(Ordering::Relaxed),
         kv_bytes,
         kv_blobs,
-        partitions: core.partitions().len(),
-        damaged_pages: core.damaged_pages.load(Ordering::Relaxed),
+        blocks: blocks.len(),
+        block_bytes: blocks.iter().map(|(_, _, entry)| entry.bytes).sum(),
+        damaged_sections: core.blocks.damaged.load(Ordering::Relaxed),
         ledger_dropped: core.ledger().dropped,
         poisoned: core.poisoned.load(Ordering::Acquire),
         ..Stats::default()

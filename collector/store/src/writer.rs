@@ -41,7 +41,7 @@ pub(crate) enum Request {
     Forget { marks: Vec<Mark>, attempt: u32, now: Timestamp, reply: SyncSender<Result<u64, Error>> },
 }
 
-/// Samples older than `before`, in records in front of `position`, are in pages.
+/// Samples older than `before`, in records in front of `position`, are in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) position: Position,
@@ -49,13 +49,13 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// Whether a record's samples are all in pages.
+    /// Whether a record's samples are all in blocks.
     pub(crate) fn covers(marks: &[Self], position: Position, newest: i64) -> bool {
         marks.iter().any(|mark| position < mark.position && newest < mark.before)
     }
 }
 
-/// What was set aside for pages.
+/// What was set aside for blocks.
 pub(crate) struct Cut {
     pub(crate) position: Position,
     pub(crate) shards: Vec<(Arc<Shard>, Vec<Frozen>)>,
@@ -231,7 +231,7 @@ impl Writer {
         let watermark = watermark.map(Timestamp::from_millis);
         let in_window = watermark.map(|mark| mark.minus(options.out_of_order_window));
         let bounds = Bounds {
-            oldest: batch.received_at.minus(options.retention).as_millis(),
+            oldest: batch.received_at.minus(self.core.retention(&shard.cluster)).as_millis(),
             in_window: in_window.map_or(i64::MIN, Timestamp::as_millis),
             newest: batch.received_at.plus(options.future_window).as_millis(),
         };
@@ -270,14 +270,11 @@ impl Writer {
 
     /// The value of a series at a time, wherever it is. Disk is read without a lock on the head.
     fn find(&self, shard: &Shard, series: u32, at: i64) -> Result<Option<u64>, Error> {
-        let (found, group) = {
-            let head = shard.head();
-            (head.find(series, at), head.group(series).unwrap_or(0))
-        };
+        let found = shard.head().find(series, at);
         if found.is_some() {
             return Ok(found);
         }
-        self.core.find_in_pages(shard.id, group, series, at)
+        self.core.find_in_blocks(shard.id, Core::place(shard, series), at)
     }
 
     fn change_state(&mut self, changes: StateChanges, done: StateDone) {

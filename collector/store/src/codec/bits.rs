@@ -104,6 +104,27 @@ impl<'a> BitReader<'a> {
         Some(word << shift >> (64 - count))
     }
 
+    /// The next bits from the top of a word, at least 57 of them; zeros behind the end. They stay unread.
+    pub(crate) fn peek(&self) -> u64 {
+        let from = self.bytes.get(self.bit / 8..).unwrap_or(&[]);
+        let word = from.first_chunk::<8>().copied().unwrap_or_else(|| {
+            let mut word = [0u8; 8];
+            word.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            word
+        });
+        u64::from_be_bytes(word) << (self.bit % 8)
+    }
+
+    /// Passes over bits that were looked at; [`BitReader::is_inside`] says whether they were there.
+    pub(crate) fn skip(&mut self, count: u32) {
+        self.bit = self.bit.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+    }
+
+    /// Whether nothing behind the end was passed over.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.bytes_read() <= self.bytes.len()
+    }
+
     /// The next bit.
     pub(crate) fn bit(&mut self) -> Option<bool> {
         self.read(1).map(|bit| bit == 1)

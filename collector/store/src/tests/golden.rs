@@ -20,7 +20,7 @@ fn gap() -> GapEntry {
     GapEntry { from: at(T0), to: at(T0 + 1), cause: "spool full".into(), samples: 9 }
 }
 
-/// A little of everything: chunks of each kind in pages, late pages, samples in the journal only, and the ledger.
+/// A little of everything: chunks of each kind in blocks, late blocks, samples in the journal only, and the ledger.
 fn script() -> World {
     let mut world = World::new(Some(Memory::default()));
     let mut seq = 0;
@@ -94,59 +94,84 @@ fn check_stream(world: &World) {
 fn write_folders() {
     let world = script();
     check(&world);
-    world.save(&folder("v1"));
-    for tree in ["pages/19675", "state", "streams", "spans", "meta"] {
+    world.save(&folder("v2"));
+    for tree in ["state", "streams", "spans", "meta"] {
         let world = script();
         world.kv.as_ref().unwrap().damage(tree);
-        world.save(&folder(&format!("v1-damaged-{}", tree.split('/').next().unwrap())));
+        world.save(&folder(&format!("v2-damaged-{tree}")));
+    }
+    let world = script();
+    let file = world.block_files().remove(0);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[60] ^= 4;
+    std::fs::write(file, bytes).unwrap();
+    world.save(&folder("v2-damaged-block"));
+}
+
+#[test]
+fn folders_of_every_version_are_read() {
+    if std::env::var_os("TRIBUTARY_WRITE_GOLDEN").is_some() {
+        write_folders();
+    }
+    for (version, migrated) in [("v1", 1), ("v2", 0)] {
+        let mut world = World::stored(&folder(version));
+        assert!(world.report.is_clean(), "{version}: {:?}", world.report);
+        assert_eq!((world.report.migrated_blocks, world.report.adopted_blocks), (migrated, 0));
+        check(&world);
+        world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+        for _ in 0..2 {
+            world.reopen();
+            assert!(world.report.is_clean(), "{version}: {:?}", world.report);
+            assert_eq!(world.report.migrated_blocks, 0);
+            check(&world);
+        }
     }
 }
 
 #[test]
-fn folders_of_version_1_are_read() {
-    if std::env::var_os("TRIBUTARY_WRITE_GOLDEN").is_some() {
-        write_folders();
-    }
-    let mut world = World::stored(&folder("v1"));
+fn a_damaged_block_costs_only_its_page() {
+    let world = World::stored(&folder("v2-damaged-block"));
     assert!(world.report.is_clean(), "{:?}", world.report);
-    check(&world);
-    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
-    world.reopen();
-    check(&world);
+    let any = [Matcher::equal("number", "1")];
+    let found = world.store().select(&any, Timestamp::MIN, Timestamp::MAX).unwrap();
+    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Vec::new());
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains(".block at byte 40 is damaged: it does not match its checksum"), "{why}");
+    assert_eq!(world.store().stats().damaged_sections, 1);
+    assert_eq!(world.values(3), [(T0 + 110 * MINUTE, 1.0)]);
+    check_stream(&world);
 }
 
 #[test]
 fn damage_is_found_and_costs_only_what_is_damaged() {
     let world = World::stored(&folder("v1-damaged-pages"));
-    let any = [Matcher::equal("number", "1")];
-    let found = world.store().select(&any, Timestamp::MIN, Timestamp::MAX).unwrap();
-    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Vec::new());
-    assert!(refused.is_err_and(|e| e.to_string().contains("does not match its checksum")));
-    assert_eq!(world.store().stats().damaged_pages, 1);
+    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
     check_others(&world);
     check_stream(&world);
+    for version in ["v1", "v2"] {
+        let stored = |part: &str| World::stored(&folder(&format!("{version}-damaged-{part}")));
+        let world = stored("state");
+        assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
+        assert_eq!(world.store().state("rule/").unwrap().len(), 1);
+        check_series_1(&world);
 
-    let world = World::stored(&folder("v1-damaged-state"));
-    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
-    assert_eq!(world.store().state("rule/").unwrap().len(), 1);
-    check_series_1(&world);
+        let world = stored("streams");
+        assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
+        check_series_1(&world);
 
-    let world = World::stored(&folder("v1-damaged-streams"));
-    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
-    check_series_1(&world);
+        let mut world = stored("spans");
+        assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
+        check(&world);
+        world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+        world.reopen();
+        assert!(world.report.is_clean(), "{:?}", world.report);
+        check(&world);
 
-    let mut world = World::stored(&folder("v1-damaged-spans"));
-    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
-    check(&world);
-    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
-    world.reopen();
-    assert!(world.report.is_clean(), "{:?}", world.report);
-    check(&world);
-
-    let mut world = World::stored(&folder("v1-damaged-meta"));
-    assert!(world.report.rolled_back && world.report.damaged.len() == 1, "{:?}", world.report);
-    check(&world);
-    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
-    world.reopen();
-    check(&world);
+        let mut world = stored("meta");
+        assert!(world.report.rolled_back && world.report.damaged.len() == 1, "{:?}", world.report);
+        check(&world);
+        world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+        world.reopen();
+        check(&world);
+    }
 }

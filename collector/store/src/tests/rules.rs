@@ -7,7 +7,7 @@ use tributary_model::sample::{STALE_NAN_BITS, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
 
 use super::world::{DAY, Frame, HOUR, MINUTE, T0, World, frame, labels, stream};
-use crate::batch::{Accepted, GapEntry, StreamState};
+use crate::batch::{Accepted, GapEntry, StreamKey, StreamState};
 use crate::kv::memory::Memory;
 use crate::{Error, Gap};
 
@@ -99,7 +99,7 @@ fn a_known_number_is_not_stored_again() {
 }
 
 #[test]
-fn every_bit_of_a_value_comes_back_from_head_and_pages() {
+fn every_bit_of_a_value_comes_back_from_head_and_blocks() {
     let mut world = world();
     let bits = [STALE_NAN_BITS, f64::NAN.to_bits(), (-0.0f64).to_bits(), 0, 1, u64::MAX];
     let mut all = frame(1, &[]);
@@ -200,7 +200,7 @@ fn maintenance_moves_closed_windows_and_frees_the_journal() {
     }
     let stats = world.store().stats();
     assert!(stats.journal_bytes < 60_000, "{stats:?}");
-    assert_eq!(stats.partitions, 2);
+    assert_eq!(stats.blocks, 4);
     for _ in 0..2 {
         assert_eq!(world.values(3).len(), 600);
         assert!(world.values(3).iter().zip(0..).all(|((at, _), i)| *at == T0 + i * MINUTE));
@@ -226,7 +226,7 @@ fn retention_drops_days_and_the_series_that_ended_with_them() {
         world.store().maintain(at(now + 20 * HOUR)).unwrap();
     }
     let stats = world.store().stats();
-    assert!(stats.partitions <= 7, "{stats:?}");
+    assert!(stats.blocks <= 7, "{stats:?}");
     assert!(stats.series <= 7, "{stats:?}");
     assert!(world.values(1).len() <= 7 && world.values(1).len() >= 5);
     assert!(world.values(100).is_empty());
@@ -302,7 +302,155 @@ fn a_lost_key_value_store_is_rebuilt_from_the_journal() {
 }
 
 #[test]
-fn a_lost_journal_leaves_the_pages_and_confuses_nobody() {
+fn a_lost_key_value_store_is_rebuilt_from_blocks_whose_journal_is_gone() {
+    let mut world = World::new(None);
+    for (seq, hour) in (1..).zip(0..8) {
+        let at = T0 + hour * HOUR;
+        let series = u32::try_from(hour).unwrap() / 3;
+        world.send(&frame(seq, &[(9, at, hour as f64), (series, at, 1.0)])).unwrap();
+    }
+    world.store().flush_head_before(at(T0 + 8 * HOUR)).unwrap();
+    // Seven megabytes: the journal begins another segment, and the earlier ones go.
+    world.send(&frame(9, &[(9, T0 + 8 * HOUR, 8.0)])).unwrap();
+    world.store().flush_head_before(at(T0 + 8 * HOUR)).unwrap();
+    let stats = world.store().stats();
+    for folder in ["sled", "journal"] {
+        world.store = None;
+        std::fs::remove_dir_all(world.options.path.join(folder)).unwrap();
+        world.reopen();
+        let adopted = world.report.adopted_blocks;
+        assert_eq!(adopted > 0, folder == "sled", "{:?}", world.report);
+        let expected: Vec<_> = (0..9).map(|hour| (T0 + hour * HOUR, hour as f64)).collect();
+        assert_eq!(world.values(9), expected);
+        assert_eq!(world.values(1).len(), 3);
+        assert_eq!(world.store().stats().series, stats.series);
+        assert_eq!(world.store().stats().blocks, stats.blocks);
+    }
+    // Numbers go on where they were.
+    world.send(&frame(10, &[(77, T0 + 9 * HOUR, 1.0)])).unwrap();
+    world.store().flush_head_before(at(T0 + 9 * HOUR)).unwrap();
+    world.reopen();
+    assert!(world.report.is_clean(), "{:?}", world.report);
+    assert_eq!(world.values(77), [(T0 + 9 * HOUR, 1.0)]);
+    assert_eq!(world.values(9).len(), 9);
+}
+
+#[test]
+fn a_block_of_other_series_is_set_aside() {
+    let mut world = world();
+    world.send(&frame(1, &[(1, T0, 1.0)])).unwrap();
+    world.store().flush_head_before(at(T0)).unwrap();
+    let mut other = self::world();
+    other.send(&frame(1, &[(5, T0, 1.0)])).unwrap();
+    for hour in [0, 3] {
+        let now = T0 + i64::try_from(hour).unwrap() * HOUR + MINUTE;
+        other.send(&frame(2 + hour, &[(5, now, 1.0), (6, now, 1.0)])).unwrap();
+        other.store().flush_head_before(at(T0 + 4 * HOUR)).unwrap();
+    }
+    let foreign = other.block_files().pop().unwrap();
+    let folder = world.block_files()[0].parent().unwrap().to_owned();
+    std::fs::copy(&foreign, folder.join(foreign.file_name().unwrap())).unwrap();
+    world.reopen();
+    assert_eq!(world.report.damaged.len(), 1, "{:?}", world.report);
+    assert_eq!(world.values(1), [(T0, 1.0)]);
+    assert!(world.values(6).is_empty());
+    let aside = folder.join(foreign.with_extension("foreign").file_name().unwrap());
+    assert!(aside.is_file());
+}
+
+#[test]
+fn the_blocks_of_a_day_become_one_and_late_ones_join_it() {
+    let mut world = world();
+    let midnight = T0 / DAY * DAY;
+    let mut seq = 0;
+    let mut send = |world: &mut World, times: &[i64]| {
+        seq += 1;
+        let samples: Vec<_> =
+            times.iter().flat_map(|at| [(1, *at, 1.0), (2, *at, *at as f64)]).collect();
+        let mut next = frame(seq, &samples);
+        next.received_at = midnight + 40 * HOUR;
+        world.send(&next).unwrap();
+    };
+    for hour in 0..24 {
+        send(&mut world, &[midnight + hour * HOUR, midnight + hour * HOUR + 1]);
+        world.store().maintain(at(midnight + hour * HOUR)).unwrap();
+    }
+    world.store().flush_head_before(at(midnight + 24 * HOUR)).unwrap();
+    let before = world.values(2);
+    assert_eq!(before.len(), 48);
+    assert!(world.store().stats().blocks >= 12);
+    // Too early: the day ended two hours ago.
+    world.store().maintain(at(midnight + 26 * HOUR)).unwrap();
+    assert!(world.store().stats().blocks >= 12);
+    let done = world.store().maintain(at(midnight + 27 * HOUR)).unwrap();
+    assert!(done.compacted_blocks >= 12, "{done:?}");
+    assert_eq!(world.store().stats().blocks, 1);
+    assert_eq!(world.values(2), before);
+    world.options.out_of_order_window = Duration::from_secs(2 * 86_400);
+    world.reopen();
+    assert!(world.report.is_clean(), "{:?}", world.report);
+    assert_eq!(world.values(2), before);
+    // Late ones make a block of their own, which joins the others when it is quiet.
+    send(&mut world, &[midnight + 5, midnight + 13 * HOUR + 7]);
+    world.store().flush_head_before(at(midnight + 28 * HOUR)).unwrap();
+    assert_eq!(world.store().stats().blocks, 3);
+    world.store().maintain(at(midnight + 28 * HOUR + 30 * MINUTE)).unwrap();
+    assert_eq!(world.store().stats().blocks, 3);
+    world.store().maintain(at(midnight + 29 * HOUR)).unwrap();
+    assert_eq!(world.store().stats().blocks, 1);
+    assert_eq!(world.values(1).len(), 50);
+    assert_eq!(world.values(2).len(), 50);
+}
+
+#[test]
+fn a_compaction_cut_short_after_its_end_is_finished() {
+    let mut world = world();
+    let midnight = T0 / DAY * DAY;
+    for (seq, hour) in (1..).zip([1, 5, 9]) {
+        world.send(&frame(seq, &[(1, midnight + hour * HOUR, hour as f64)])).unwrap();
+    }
+    world.store().flush_head_before(at(midnight + 24 * HOUR)).unwrap();
+    let kept: Vec<_> =
+        world.block_files().into_iter().map(|p| (std::fs::read(&p).unwrap(), p)).collect();
+    assert_eq!(kept.len(), 3);
+    world.reopen();
+    world.store().maintain(at(midnight + 30 * HOUR)).unwrap();
+    assert_eq!(world.store().stats().blocks, 1);
+    world.store = None;
+    for (bytes, path) in kept {
+        std::fs::write(path, bytes).unwrap();
+    }
+    world.reopen();
+    assert_eq!(world.store().stats().blocks, 1);
+    assert_eq!(world.values(1).len(), 3);
+}
+
+#[test]
+fn clusters_have_retentions_and_the_oldest_blocks_go_when_there_are_too_many_bytes() {
+    let mut world = world();
+    world.options.cluster_retention.insert("us-1".parse().unwrap(), Duration::from_secs(86_400));
+    world.reopen();
+    let us = StreamKey { cluster: "us-1".parse().unwrap(), instance: "a".into() };
+    for (seq, day) in (1..).zip(0..4) {
+        let next = frame(seq, &[(1, T0 + day * DAY, 1.0)]);
+        world.send(&next).unwrap();
+        world.send(&Frame { stream: us.clone(), ..next }).unwrap();
+    }
+    world.store().flush_head_before(at(T0 + 3 * DAY)).unwrap();
+    assert_eq!(world.store().stats().blocks, 8);
+    world.store().maintain(at(T0 + 3 * DAY + 3 * HOUR)).unwrap();
+    assert_eq!(world.store().stats().blocks, 5);
+    assert_eq!(world.read(&us.cluster, 1).len(), 1);
+    assert_eq!(world.values(1).len(), 4);
+    world.options.retention_bytes = world.store().stats().block_bytes * 2 / 5;
+    world.reopen();
+    world.store().maintain(at(T0 + 3 * DAY + HOUR)).unwrap();
+    assert_eq!(world.store().stats().blocks, 2);
+    assert_eq!(world.values(1), [(T0 + 3 * DAY, 1.0)]);
+}
+
+#[test]
+fn a_lost_journal_leaves_the_blocks_and_confuses_nobody() {
     let mut world = world();
     world.send(&frame(1, &[(1, T0, 1.0)])).unwrap();
     world.store().flush_head_before(at(T0)).unwrap();

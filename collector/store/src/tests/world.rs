@@ -204,9 +204,9 @@ impl World {
         let journal = world.options.path.join("journal");
         std::fs::remove_dir_all(&journal).unwrap();
         std::fs::create_dir(&journal).unwrap();
-        for entry in std::fs::read_dir(folder.join("journal")).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), journal.join(entry.file_name())).unwrap();
+        copy(&folder.join("journal"), &journal);
+        if folder.join("blocks").is_dir() {
+            copy(&folder.join("blocks"), &world.options.path.join("blocks"));
         }
         world.open().unwrap();
         world
@@ -215,14 +215,9 @@ impl World {
     /// Writes what `stored` reads.
     pub(crate) fn save(mut self, folder: &std::path::Path) {
         self.store = None;
-        let journal = folder.join("journal");
         let _ = std::fs::remove_dir_all(folder);
-        std::fs::create_dir_all(&journal).unwrap();
-        for entry in std::fs::read_dir(self.options.path.join("journal")).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_name() != "lock" {
-                std::fs::copy(entry.path(), journal.join(entry.file_name())).unwrap();
-            }
+        for part in ["journal", "blocks"] {
+            copy(&self.options.path.join(part), &folder.join(part));
         }
         std::fs::write(folder.join("kv.txt"), self.kv.unwrap().dump()).unwrap();
     }
@@ -271,6 +266,15 @@ impl World {
         answer.recv().unwrap()
     }
 
+    /// The files of the store's blocks.
+    pub(crate) fn block_files(&self) -> Vec<std::path::PathBuf> {
+        let blocks = &self.store().0.core.blocks;
+        let path = |(shard, name, _): (u32, crate::block::BlockName, _)| {
+            name.path(&blocks.folder(shard).unwrap())
+        };
+        blocks.all().into_iter().map(path).collect()
+    }
+
     /// The samples of one series, with their bits.
     pub(crate) fn read(&self, cluster: &ClusterName, series: u32) -> Vec<(i64, u64)> {
         let matchers = [
@@ -290,5 +294,19 @@ impl World {
     pub(crate) fn values(&self, series: u32) -> Vec<(i64, f64)> {
         let read = self.read(&"eu-1".parse().unwrap(), series);
         read.into_iter().map(|(at, bits)| (at, f64::from_bits(bits))).collect()
+    }
+}
+
+/// Copies a folder with everything in it but locks.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else if entry.file_name() != "lock" {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }

@@ -1,0 +1,307 @@
+//! Reads a block: its directory when it is opened, everything else when it is asked for.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tributary_model::cluster::ClusterName;
+use tributary_model::label::Labels;
+
+use super::clocks::Clocks;
+use super::page::{Page, Place};
+use super::{
+    BlockName, CLOCKS, HEADER_BYTES, PAGE, SERIES, TRAILER_BYTES, directory_place, header, section_key,
+};
+use crate::cache::{Cache, Item};
+use crate::catalogue::decode_block;
+use crate::codec::fields::{Fields, Malformed};
+use crate::error::Error;
+use crate::keys::window_start;
+use crate::sealed::unseal;
+
+/// Memory that an open block counts for at least: it holds a file open.
+const OPEN_BYTES: usize = 64 << 10;
+
+/// An open block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    file: File,
+    path: PathBuf,
+    shard: u32,
+    name: BlockName,
+    /// What it has.
+    pub(crate) directory: Directory,
+}
+
+/// What a block says of itself.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    /// The cluster.
+    pub(crate) cluster: ClusterName,
+    /// How many samples it has.
+    pub(crate) samples: u64,
+    /// First and last time.
+    pub(crate) span: (i64, i64),
+    /// Blocks whose content it has taken over.
+    pub(crate) replaces: Vec<u64>,
+    pages: Vec<PageRef>,
+    clocks: Vec<Section>,
+    series: Vec<Section>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PageRef {
+    first: Place,
+    last: Place,
+    offset: u64,
+    length: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Section {
+    first: u32,
+    offset: u64,
+    length: u32,
+}
+
+impl Block {
+    /// Opens a block of a shard's folder.
+    pub(crate) fn open(folder: &Path, shard: u32, name: BlockName) -> Result<Self, Error> {
+        let path = name.path(folder);
+        let failed = |source| Error::Io { doing: "opening", path: path.clone(), source };
+        let file = File::open(&path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        let damaged = |why| Error::damaged(format!("the block {}", path.display()))(why);
+        let mut head = [0; HEADER_BYTES];
+        let mut end = [0; TRAILER_BYTES];
+        let end_at = bytes.checked_sub(TRAILER_BYTES as u64);
+        let end_at = end_at.ok_or_else(|| damaged(Malformed("it is too short")))?;
+        file.read_exact_at(&mut head, 0).map_err(failed)?;
+        file.read_exact_at(&mut end, end_at).map_err(failed)?;
+        if head != header(shard, &name) {
+            return Err(damaged(Malformed("its header is not that of its name and folder")));
+        }
+        let (offset, length) = directory_place(name.number, &end).map_err(damaged)?;
+        if offset.checked_add(u64::from(length)) != Some(end_at) {
+            return Err(damaged(Malformed("its directory is not where its end says")));
+        }
+        let sealed = read_at(&file, &path, offset, length)?;
+        let raw = unseal(&section_key(name.number, offset), &sealed).map_err(damaged)?;
+        let directory = Directory::decode(&raw, &name, offset).map_err(damaged)?;
+        Ok(Self { file, path, shard, name, directory })
+    }
+
+    /// Bytes held in memory, at least what an open file counts for.
+    pub(crate) fn size(&self) -> usize {
+        let Directory { pages, clocks, series, .. } = &self.directory;
+        let sections = (clocks.len() + series.len()) * size_of::<Section>();
+        (pages.len() * size_of::<PageRef>() + sections).max(OPEN_BYTES)
+    }
+
+    /// Visits a series' chunks that overlap the range: times and values.
+    pub(crate) fn read(
+        &self,
+        cache: &Cache,
+        place: Place,
+        (from, to): (i64, i64),
+        scratch: &mut Vec<u64>,
+        visit: &mut dyn FnMut(&[i64], &[u64]),
+    ) -> Result<(), Error> {
+        let pages = &self.directory.pages;
+        let begin = pages.partition_point(|page| page.last < place);
+        let pages = pages.iter().skip(begin).take_while(|page| page.first <= place);
+        for reference in pages {
+            let page = self.page(cache, reference)?;
+            for chunk in page.of(place) {
+                let (clocks, number) = self.clocks(cache, chunk.clock)?;
+                let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
+                if clock.first > to || clock.last < from {
+                    continue;
+                }
+                scratch.clear();
+                page.values(chunk, clock.count, scratch).map_err(self.damaged(reference.offset))?;
+                visit(clocks.times(clock).map_err(self.damaged(reference.offset))?, scratch);
+            }
+        }
+        Ok(())
+    }
+
+    /// The label sets of its series.
+    pub(crate) fn label_sets(&self) -> Result<Vec<(u32, Labels)>, Error> {
+        let mut out = Vec::new();
+        for section in &self.directory.series {
+            let raw = self.section(section.offset, section.length)?;
+            out.extend(decode_block(&raw).map_err(self.damaged(section.offset))?);
+        }
+        Ok(out)
+    }
+
+    /// Reads and checks all of it; says how many chunks it has.
+    pub(crate) fn verify(&self) -> Result<u64, Error> {
+        let sets = self.label_sets()?;
+        let known = |series| sets.binary_search_by_key(&series, |(number, _)| *number).is_ok();
+        let cache = Cache::new(4 << 20);
+        let (mut chunks, mut samples) = (0, 0);
+        let mut scratch = Vec::new();
+        for reference in &self.directory.pages {
+            let page = self.page(&cache, reference)?;
+            for chunk in page.chunks() {
+                if !known(chunk.place.series) {
+                    let why = Malformed("a series has no labels");
+                    return Err(self.damaged(reference.offset)(why));
+                }
+                let (clocks, number) = self.clocks(&cache, chunk.clock)?;
+                let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
+                scratch.clear();
+                page.values(chunk, clock.count, &mut scratch).map_err(self.damaged(reference.offset))?;
+                clocks.times(clock).map_err(self.damaged(reference.offset))?;
+                chunks += 1;
+                samples += clock.count as u64;
+            }
+        }
+        if samples == self.directory.samples {
+            Ok(chunks)
+        } else {
+            Err(self.damaged(0)(Malformed("it has another number of samples than it says")))
+        }
+    }
+
+    fn page(&self, cache: &Cache, reference: &PageRef) -> Result<Arc<Page>, Error> {
+        let key = (self.shard, self.name.number, reference.offset);
+        if let Some(Item::Page(page)) = cache.find(&key) {
+            return Ok(page);
+        }
+        let raw = self.section(reference.offset, reference.length)?;
+        let page = Arc::new(Page::parse(raw).map_err(self.damaged(reference.offset))?);
+        cache.insert(key, Item::Page(Arc::clone(&page)), page.size());
+        Ok(page)
+    }
+
+    /// The section that has a clock, and the clock's place in it.
+    fn clocks(&self, cache: &Cache, number: u32) -> Result<(Arc<Clocks>, u32), Error> {
+        let sections = &self.directory.clocks;
+        let behind = sections.partition_point(|section| section.first <= number);
+        let section = behind.checked_sub(1).and_then(|place| sections.get(place));
+        let section = section.ok_or_else(|| self.damaged(0)(Malformed("a chunk has no clock")))?;
+        let place = number - section.first;
+        let key = (self.shard, self.name.number, section.offset);
+        if let Some(Item::Clocks(clocks)) = cache.find(&key) {
+            return Ok((clocks, place));
+        }
+        let raw = self.section(section.offset, section.length)?;
+        let base = window_start(self.name.first);
+        let clocks = Arc::new(Clocks::parse(base, raw).map_err(self.damaged(section.offset))?);
+        cache.insert(key, Item::Clocks(Arc::clone(&clocks)), clocks.size());
+        Ok((clocks, place))
+    }
+
+    fn section(&self, offset: u64, length: u32) -> Result<Vec<u8>, Error> {
+        let sealed = read_at(&self.file, &self.path, offset, length)?;
+        unseal(&section_key(self.name.number, offset), &sealed).map_err(self.damaged(offset))
+    }
+
+    fn damaged(&self, offset: u64) -> impl FnOnce(Malformed) -> Error {
+        Error::damaged(format!("the block {} at byte {offset}", self.path.display()))
+    }
+}
+
+fn read_at(file: &File, path: &Path, offset: u64, length: u32) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Io { doing: "reading", path: path.to_owned(), source };
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, offset).map_err(failed)?;
+    Ok(bytes)
+}
+
+impl Directory {
+    fn decode(raw: &[u8], name: &BlockName, end: u64) -> Result<Self, Malformed> {
+        let mut fields = Fields(raw);
+        let cluster = crate::ledger::cluster(&mut fields)?;
+        let samples = fields.varint()?;
+        let first = window_start(name.first).wrapping_add(fields.signed()?);
+        let last = first.checked_add_unsigned(fields.varint()?);
+        let span = (first, last.ok_or(Malformed("a time is too large"))?);
+        let replaces = (0..fields.count()?).map(|_| fields.varint()).collect::<Result<_, _>>()?;
+        let (pages, clocks, series) = (Vec::new(), Vec::new(), Vec::new());
+        let mut out = Self { cluster, samples, span, replaces, pages, clocks, series };
+        let mut offset = HEADER_BYTES as u64;
+        for _ in 0..fields.count()? {
+            let (kind, length) = (fields.byte()?, fields.small()?);
+            let mut about = Fields(fields.bytes()?);
+            match kind {
+                PAGE => {
+                    let first = Place { group: about.u32_be()?, series: about.small()? };
+                    let last = Place { group: about.u32_be()?, series: about.small()? };
+                    out.pages.push(PageRef { first, last, offset, length });
+                }
+                CLOCKS => out.clocks.push(Section { first: about.small()?, offset, length }),
+                SERIES => out.series.push(Section { first: about.small()?, offset, length }),
+                // A kind of a later version that older programs may pass over.
+                _ => {}
+            }
+            offset = offset.saturating_add(u64::from(length));
+        }
+        fields.end()?;
+        if offset != end {
+            return Err(Malformed("its sections do not end at its directory"));
+        }
+        Ok(out)
+    }
+}
+
+/// Walks through a block, series by series.
+pub(crate) struct Cursor {
+    block: Arc<Block>,
+    cache: Cache,
+    next_page: usize,
+    page: Option<(Arc<Page>, u64)>,
+    next_chunk: usize,
+    scratch: Vec<u64>,
+}
+
+impl Cursor {
+    /// In front of the first series.
+    pub(crate) fn new(block: Arc<Block>) -> Result<Self, Error> {
+        let cache = Cache::new(1 << 20);
+        let mut cursor = Self { block, cache, next_page: 0, page: None, next_chunk: 0, scratch: Vec::new() };
+        cursor.turn()?;
+        Ok(cursor)
+    }
+
+    /// The next series; `None` at the end.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let (page, _) = self.page.as_ref()?;
+        page.chunks().get(self.next_chunk).map(|chunk| chunk.place)
+    }
+
+    /// Appends all samples of the next series, chunk by chunk, and passes over it.
+    pub(crate) fn take(&mut self, out: &mut Vec<(i64, u64)>) -> Result<(), Error> {
+        let Some(place) = self.place() else { return Ok(()) };
+        while self.place() == Some(place) {
+            let Some((page, offset)) = &self.page else { break };
+            if let Some(chunk) = page.chunks().get(self.next_chunk) {
+                let (clocks, number) = self.block.clocks(&self.cache, chunk.clock)?;
+                let clock = clocks.at(number).map_err(self.block.damaged(*offset))?;
+                self.scratch.clear();
+                page.values(chunk, clock.count, &mut self.scratch).map_err(self.block.damaged(*offset))?;
+                let times = clocks.times(clock).map_err(self.block.damaged(*offset))?;
+                out.extend(times.iter().copied().zip(self.scratch.iter().copied()));
+            }
+            self.next_chunk += 1;
+            if self.place().is_none() {
+                self.turn()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), Error> {
+        self.next_chunk = 0;
+        self.page = match self.block.directory.pages.get(self.next_page) {
+            Some(reference) => Some((self.block.page(&self.cache, reference)?, reference.offset)),
+            None => None,
+        };
+        self.next_page += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,386 @@
+//! Runs of signed integers around a centre, in the smallest of four forms; the decoder is told how many there are.
+
+use super::bits::{BitReader, BitWriter};
+use super::fields::{Fields, Malformed, put_signed, put_varint, unzigzag, zigzag};
+
+/// Every integer is the centre.
+const SAME: u8 = 0;
+/// Differences from the centre, zigzagged, in Rice codes that adapt.
+const RICE: u8 = 1;
+/// Distances to the few that differ, and by how much, both in Rice codes.
+const SPARSE: u8 = 2;
+/// Blocks of integers above the centre, each as wide as most of them need; the others stand behind it.
+const PACKED: u8 = 3;
+
+/// Integers in a packed block.
+const BLOCK: usize = 32;
+/// Bits of a packed block's head: width, and how many stand behind.
+const WIDTH_BITS: u32 = 7;
+const SPARE_BITS: u32 = 4;
+/// Bits of an integer that stands behind its block: its place, and all of it.
+const SPARE_COST: u64 = 5 + 64;
+/// Most integers that stand behind a block.
+const MAX_SPARE: usize = (1 << SPARE_BITS) - 1;
+/// So many ones before a Rice code's end say that 64 bits follow as they are.
+const ESCAPE: u32 = 24;
+/// Bits that hold a Rice code's first parameter.
+const START_BITS: u32 = 6;
+/// Largest Rice parameter: a code and its unary part are read from one word.
+const MAX_K: u32 = 32;
+
+/// Appends the integers in the form that is smallest.
+pub(crate) fn encode(out: &mut Vec<u8>, integers: &[i64]) {
+    let mut sorted = integers.to_vec();
+    sorted.sort_unstable();
+    let middle = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+    if sorted.first() == sorted.last() {
+        out.push(SAME);
+        put_signed(out, middle);
+        return;
+    }
+    let zero_or_middle = if rice_bits(integers, 0) <= rice_bits(integers, middle) { 0 } else { middle };
+    // The lowest, or what is above one or a few that are far below the others.
+    let bases = [0, 1, sorted.len() / BLOCK].map(|place| sorted.get(place).copied().unwrap_or(middle));
+    let base = bases.into_iter().min_by_key(|base| packed_bits(integers, *base)).unwrap_or(middle);
+    let candidates = [
+        (rice_bits(integers, zero_or_middle), RICE, zero_or_middle),
+        (sparse_bits(integers, middle), SPARSE, middle),
+        (packed_bits(integers, base), PACKED, base),
+    ];
+    let Some((_, form, centre)) = candidates.into_iter().min_by_key(|(bits, ..)| *bits) else { return };
+    out.push(form);
+    put_signed(out, centre);
+    let mut bits = BitWriter::default();
+    match form {
+        RICE => write_rice(&mut bits, integers, centre),
+        SPARSE => {
+            let apart = integers.iter().filter(|integer| **integer != centre).count();
+            put_varint(out, apart as u64);
+            write_sparse(&mut bits, integers, centre);
+        }
+        _ => write_packed(&mut bits, integers, centre),
+    }
+    out.extend_from_slice(&bits.finish());
+}
+
+/// Reads `count` integers from the front of the fields.
+pub(crate) fn decode(
+    fields: &mut Fields<'_>,
+    count: usize,
+    mut visit: impl FnMut(i64),
+) -> Result<(), Malformed> {
+    let form = fields.byte()?;
+    let centre = fields.signed()?;
+    if form == SAME {
+        (0..count).for_each(|_| visit(centre));
+        return Ok(());
+    }
+    let apart = if form == SPARSE { fields.count()? } else { 0 };
+    let mut bits = BitReader::new(fields.0);
+    let read = match form {
+        RICE => read_rice(&mut bits, count, centre, &mut visit),
+        SPARSE => read_sparse(&mut bits, (count, apart), centre, &mut visit),
+        PACKED => read_packed(&mut bits, count, centre, &mut visit),
+        _ => return Err(Malformed("integers have an unknown form")),
+    };
+    read.filter(|()| bits.is_inside()).ok_or(Malformed("packed integers end too early"))?;
+    fields.take(bits.bytes_read())?;
+    Ok(())
+}
+
+/// An adaptive Rice parameter.
+#[derive(Clone, Copy)]
+struct Rice {
+    /// Sixteenths of the mean of what was coded.
+    mean: u64,
+}
+
+impl Rice {
+    fn new(k: u32) -> Self {
+        Self { mean: if k == 0 { 8 } else { 24 << k.min(MAX_K) } }
+    }
+
+    fn k(self) -> u32 {
+        (64 - (self.mean >> 4).leading_zeros()).saturating_sub(1).min(MAX_K)
+    }
+
+    fn learn(&mut self, value: u64) {
+        let value = value.min(1 << 56) << 4;
+        self.mean = if value > self.mean {
+            self.mean + ((value - self.mean) >> 3)
+        } else {
+            self.mean - ((self.mean - value) >> 3)
+        };
+    }
+
+    /// Bits of the next code, which is learnt from.
+    fn cost(&mut self, value: u64) -> u64 {
+        let k = self.k();
+        let ones = value >> k;
+        self.learn(value);
+        if ones < u64::from(ESCAPE) { ones + 1 + u64::from(k) } else { u64::from(ESCAPE) + 64 }
+    }
+
+    fn write(&mut self, bits: &mut BitWriter, value: u64) {
+        let k = self.k();
+        let ones = value >> k;
+        self.learn(value);
+        match u32::try_from(ones) {
+            Ok(ones) if ones < ESCAPE => {
+                bits.write(((1 << ones) - 1) << 1, ones + 1);
+                bits.write(value & ((1 << k) - 1), k);
+            }
+            _ => {
+                bits.write((1 << ESCAPE) - 1, ESCAPE);
+                bits.write(value, 64);
+            }
+        }
+    }
+
+    fn read(&mut self, bits: &mut BitReader<'_>) -> Option<u64> {
+        let k = self.k();
+        let word = bits.peek();
+        let ones = word.leading_ones();
+        let value = if ones < ESCAPE {
+            // At most 24 bits in front, and 32 behind: within the 57 that a look ahead has.
+            bits.skip(ones + 1 + k);
+            u64::from(ones) << k | (word << (ones + 1)) >> 1 >> (63 - k)
+        } else {
+            bits.skip(ESCAPE);
+            bits.read(64)?
+        };
+        self.learn(value);
+        Some(value)
+    }
+}
+
+/// The parameter that suits the first values.
+fn first_k(values: impl Iterator<Item = u64>) -> u32 {
+    let (mut sum, mut count) = (0u64, 0u64);
+    for value in values.take(8) {
+        sum = sum.saturating_add(value);
+        count += 1;
+    }
+    let mean = sum / count.max(1);
+    (64 - mean.leading_zeros()).saturating_sub(1).min(MAX_K)
+}
+
+fn differences(integers: &[i64], centre: i64) -> impl Iterator<Item = u64> + Clone + '_ {
+    integers.iter().map(move |integer| zigzag(integer.wrapping_sub(centre)))
+}
+
+fn rice_bits(integers: &[i64], centre: i64) -> u64 {
+    let mut rice = Rice::new(first_k(differences(integers, centre)));
+    u64::from(START_BITS) + differences(integers, centre).map(|value| rice.cost(value)).sum::<u64>()
+}
+
+fn write_rice(bits: &mut BitWriter, integers: &[i64], centre: i64) {
+    let k = first_k(differences(integers, centre));
+    bits.write(u64::from(k), START_BITS);
+    let mut rice = Rice::new(k);
+    differences(integers, centre).for_each(|value| rice.write(bits, value));
+}
+
+fn read_rice(
+    bits: &mut BitReader<'_>,
+    count: usize,
+    centre: i64,
+    visit: &mut impl FnMut(i64),
+) -> Option<()> {
+    let mut rice = Rice::new(start(bits)?);
+    for _ in 0..count {
+        visit(centre.wrapping_add(unzigzag(rice.read(bits)?)));
+    }
+    Some(())
+}
+
+fn start(bits: &mut BitReader<'_>) -> Option<u32> {
+    u32::try_from(bits.read(START_BITS)?).ok()
+}
+
+/// For every integer that is not the centre: how many centres stand in front of it, and its difference, less one.
+fn apart(integers: &[i64], centre: i64) -> impl Iterator<Item = (u64, u64)> + Clone + '_ {
+    let mut gap = 0u64;
+    differences(integers, centre).filter_map(move |value| {
+        gap += 1;
+        (value > 0).then(|| (std::mem::take(&mut gap) - 1, value - 1))
+    })
+}
+
+fn sparse_bits(integers: &[i64], centre: i64) -> u64 {
+    let (mut gaps, mut values) = sparse_codes(integers, centre);
+    let codes = apart(integers, centre).map(|(gap, value)| gaps.cost(gap) + values.cost(value));
+    8 + 2 * u64::from(START_BITS) + codes.sum::<u64>()
+}
+
+fn sparse_codes(integers: &[i64], centre: i64) -> (Rice, Rice) {
+    let gaps = first_k(apart(integers, centre).map(|(gap, _)| gap));
+    let values = first_k(apart(integers, centre).map(|(_, value)| value));
+    (Rice::new(gaps), Rice::new(values))
+}
+
+fn write_sparse(bits: &mut BitWriter, integers: &[i64], centre: i64) {
+    bits.write(u64::from(first_k(apart(integers, centre).map(|(gap, _)| gap))), START_BITS);
+    bits.write(u64::from(first_k(apart(integers, centre).map(|(_, value)| value))), START_BITS);
+    let (mut gaps, mut values) = sparse_codes(integers, centre);
+    for (gap, value) in apart(integers, centre) {
+        gaps.write(bits, gap);
+        values.write(bits, value);
+    }
+}
+
+fn read_sparse(
+    bits: &mut BitReader<'_>,
+    (count, apart): (usize, usize),
+    centre: i64,
+    visit: &mut impl FnMut(i64),
+) -> Option<()> {
+    let mut gaps = Rice::new(start(bits)?);
+    let mut values = Rice::new(start(bits)?);
+    let mut left = count;
+    for _ in 0..apart {
+        let gap = usize::try_from(gaps.read(bits)?).ok()?;
+        left = left.checked_sub(gap.checked_add(1)?)?;
+        (0..gap).for_each(|_| visit(centre));
+        let value = values.read(bits)?.checked_add(1)?;
+        visit(centre.wrapping_add(unzigzag(value)));
+    }
+    (0..left).for_each(|_| visit(centre));
+    Some(())
+}
+
+fn above(integer: i64, base: i64) -> u64 {
+    integer.wrapping_sub(base).cast_unsigned()
+}
+
+fn width_of(value: u64) -> u32 {
+    64 - value.leading_zeros()
+}
+
+/// The width that makes a block smallest, and the block's bits.
+fn packed_width(block: &[i64], base: i64) -> (u32, u64) {
+    let mut of_width = [0u64; 65];
+    for integer in block {
+        let width = usize::try_from(width_of(above(*integer, base))).unwrap_or(64);
+        if let Some(count) = of_width.get_mut(width) {
+            *count += 1;
+        }
+    }
+    let head = u64::from(WIDTH_BITS + SPARE_BITS);
+    let (mut best, mut spare) = ((64, u64::MAX), 0u64);
+    for (width, count) in (0u32..65).zip(of_width).rev() {
+        if spare > MAX_SPARE as u64 {
+            break;
+        }
+        let bits = head + u64::from(width) * block.len() as u64 + spare * SPARE_COST;
+        if bits <= best.1 {
+            best = (width, bits);
+        }
+        spare += count;
+    }
+    best
+}
+
+fn packed_bits(integers: &[i64], base: i64) -> u64 {
+    integers.chunks(BLOCK).map(|block| packed_width(block, base).1).sum()
+}
+
+fn write_packed(bits: &mut BitWriter, integers: &[i64], base: i64) {
+    for block in integers.chunks(BLOCK) {
+        let (width, _) = packed_width(block, base);
+        let mask = u64::MAX.checked_shr(64 - width).unwrap_or(0);
+        let spare = (0u64..).zip(block).filter(|(_, i)| width_of(above(**i, base)) > width);
+        bits.write(u64::from(width), WIDTH_BITS);
+        bits.write(spare.clone().count() as u64, SPARE_BITS);
+        block.iter().for_each(|integer| bits.write(above(*integer, base) & mask, width));
+        for (place, integer) in spare {
+            bits.write(place, 5);
+            bits.write(above(*integer, base), 64);
+        }
+    }
+}
+
+fn read_packed(
+    bits: &mut BitReader<'_>,
+    count: usize,
+    base: i64,
+    visit: &mut impl FnMut(i64),
+) -> Option<()> {
+    let mut left = count;
+    let mut block = [0u64; BLOCK];
+    while left > 0 {
+        let length = left.min(BLOCK);
+        let width = u32::try_from(bits.read(WIDTH_BITS)?).ok().filter(|width| *width <= 64)?;
+        let spare = bits.read(SPARE_BITS)?;
+        for value in block.iter_mut().take(length) {
+            *value = bits.read(width)?;
+        }
+        for _ in 0..spare {
+            let place = usize::try_from(bits.read(5)?).ok()?;
+            *block.get_mut(place)? = bits.read(64)?;
+        }
+        block.iter().take(length).for_each(|v| visit(base.wrapping_add(v.cast_signed())));
+        left -= length;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn round_trip(integers: &[i64]) -> usize {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, integers);
+        let mut fields = Fields(&bytes);
+        let mut back = Vec::new();
+        decode(&mut fields, integers.len(), |integer| back.push(integer)).unwrap();
+        assert_eq!(back, integers);
+        fields.end().unwrap();
+        bytes.len()
+    }
+
+    #[test]
+    fn each_form_is_small_where_it_fits() {
+        let of = |f: &dyn Fn(u32) -> i64| round_trip(&(0..240).map(f).collect::<Vec<_>>());
+        let noise = |i: u32| i64::from(i.wrapping_mul(2_654_435_761) >> 22);
+        assert_eq!(of(&|_| 30_000), 4);
+        assert!(of(&|i| i64::from(i == 7 || i == 100)) < 8);
+        assert!(of(&|i| 15_000 + noise(i) % 7 - 3) < 108);
+        assert!(of(&|i| 900 + noise(i)) < 320);
+        assert!(of(&|i| if i == 50 { i64::MIN } else { 900 + noise(i) }) < 330);
+    }
+
+    fn integer() -> impl Strategy<Value = i64> {
+        prop_oneof![
+            4 => Just(0),
+            3 => -3i64..4,
+            2 => -70_000i64..70_000,
+            1 => any::<i64>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn integers_come_back(centre in integer(), integers in prop::collection::vec(integer(), 0..300)) {
+            let integers: Vec<i64> = integers.iter().map(|i| i.wrapping_add(centre)).collect();
+            round_trip(&integers);
+        }
+
+        #[test]
+        fn quiet_runs_come_back(at in prop::collection::btree_set(0..500usize, 0..20), value in any::<i64>()) {
+            let integers: Vec<i64> = (0..500).map(|i| if at.contains(&i) { value } else { 5 }).collect();
+            round_trip(&integers);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(form in 0u8..5, bytes in prop::collection::vec(any::<u8>(), 0..80), count in 0..500usize) {
+            let bytes = [&[form][..], &bytes].concat();
+            let mut seen = 0;
+            let read = decode(&mut Fields(&bytes), count, |_| seen += 1);
+            prop_assert!(seen <= count);
+            prop_assert!(read.is_err() || seen == count);
+        }
+    }
+}
