@@ -60,8 +60,12 @@ pub struct Config {
 pub struct Storage {
     /// The data folder.
     pub path: PathBuf,
-    /// Samples older than this are dropped, a day's partition at a time.
+    /// Samples older than this are dropped, a block at a time.
     pub retention: Duration,
+    /// The oldest blocks over so many bytes are dropped; 0 for no limit.
+    pub retention_bytes: u64,
+    /// What clusters have instead of `retention`.
+    pub cluster_retention: BTreeMap<ClusterName, Duration>,
 }
 
 impl Storage {
@@ -70,6 +74,8 @@ impl Storage {
         tributary_store::Options {
             path: self.path.clone(),
             retention: self.retention,
+            retention_bytes: self.retention_bytes,
+            cluster_retention: self.cluster_retention.clone(),
             ..tributary_store::Options::default()
         }
     }
@@ -200,6 +206,8 @@ impl Config {
             ("local_cluster", self.local_cluster == newer.local_cluster),
             ("storage.path", self.storage.path == newer.storage.path),
             ("storage.retention", self.storage.retention == newer.storage.retention),
+            ("storage.retention_bytes", self.storage.retention_bytes == newer.storage.retention_bytes),
+            ("clusters.*.retention", self.storage.cluster_retention == newer.storage.cluster_retention),
             ("ingest.listen", self.ingest.listen == newer.ingest.listen),
             ("pki", self.pki == newer.pki),
             ("dial", self.dial == newer.dial),
@@ -294,7 +302,7 @@ mod tests {
             ("storage: { retentoin: 3y }", "did you mean \"retention\"?"),
             ("{}", "ingest.tls.cert_file: is missing"),
             ("local_cluster: Local", "\"Local\" is not a valid name"),
-            ("clusters: { lab: { retention: 1d } }", "must be that of storage.retention"),
+            ("clusters: { lab: { retention: long } }", "clusters.lab.retention"),
             ("web: { listen: nine }", "is not an address"),
             ("clusters: { EU: {} }", "\"EU\" is not a valid name"),
             ("pki: { leaf_lifetime: 1s }", "must be at least"),

@@ -49,10 +49,10 @@ pub fn command(action: StorageAction) -> anyhow::Result<ExitCode> {
             let stats = open(&config_file)?.stats();
             writeln!(out, "series            {}", stats.series)?;
             writeln!(out, "series in memory  {}", stats.active_series)?;
-            writeln!(out, "partitions        {}", stats.partitions)?;
             writeln!(out, "journal bytes     {}", stats.journal_bytes)?;
-            writeln!(out, "pages bytes       {}", stats.kv_bytes)?;
-            writeln!(out, "damaged pages     {}", stats.damaged_pages)?;
+            writeln!(out, "blocks            {}", stats.blocks)?;
+            writeln!(out, "block bytes       {}", stats.block_bytes)?;
+            writeln!(out, "catalogue bytes   {}", stats.kv_bytes)?;
         }
     }
     out.flush()?;

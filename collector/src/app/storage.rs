@@ -8,7 +8,7 @@ use tributary_store::{OpenReport, Store};
 use crate::config::Config;
 use crate::ingest::replay::Replayer;
 
-/// How often the store moves old samples from memory to pages and drops what is too old.
+/// How often the store moves old samples from memory to blocks and drops what is too old.
 const MAINTENANCE: Duration = Duration::from_secs(5);
 /// Opens the store off the async threads: the journal may be long.
 pub(super) async fn open(config: &Config) -> anyhow::Result<Opened> {
@@ -26,7 +26,15 @@ pub(super) async fn open(config: &Config) -> anyhow::Result<Opened> {
 fn tell(report: &OpenReport) {
     tracing::info!(records = report.records, samples = report.samples, took = ?report.took, "the store is open");
     if let Some((folder, why)) = &report.set_aside {
-        tracing::error!(folder = %folder.display(), why, "the key-value store was damaged and set aside; what the journal has is kept");
+        tracing::error!(folder = %folder.display(), why, "the key-value store was damaged and set aside; its catalogue was made anew from the blocks and the journal");
+    }
+    if report.adopted_blocks > 0 {
+        let blocks = report.adopted_blocks;
+        tracing::warn!(blocks, "the key-value store did not know of some blocks; they were taken in");
+    }
+    if report.migrated_blocks > 0 {
+        let blocks = report.migrated_blocks;
+        tracing::info!(blocks, "a store of an earlier version was written anew");
     }
     if let Some(cut) = &report.journal.cut {
         tracing::warn!(?cut, "the end of the journal was torn and cut: it was never acknowledged");
@@ -61,7 +69,7 @@ pub(super) async fn maintain(store: Store, stop: CancellationToken) {
         let store = store.clone();
         match tokio::task::spawn_blocking(move || store.maintain(SystemTime::now().into())).await {
             Ok(Ok(report)) => {
-                if report.pages > 0 || report.dropped_days > 0 {
+                if report.flushed_blocks + report.compacted_blocks + report.dropped_blocks > 0 {
                     tracing::info!(?report, "the store was maintained");
                 }
             }

@@ -41,27 +41,32 @@ impl Door {
                 "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
             return Err(self.fail("alerting.forward_to", why.into()));
         }
-        if raw.storage.retention_bytes > 0 {
-            let why = "is not supported yet: use storage.retention";
-            return Err(self.fail("storage.retention_bytes", why.into()));
-        }
         let shown = serde_json::to_string_pretty(&raw).map_err(|e| self.fail("", e.to_string()))?;
         let local =
             raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
-        let retention = self.duration("storage.retention", &raw.storage.retention)?;
+        let everyone = raw.clusters.get("*").and_then(|policy| policy.retention.as_deref());
+        let retention = match everyone {
+            Some(text) => self.duration("clusters.*.retention", text)?,
+            None => self.duration("storage.retention", &raw.storage.retention)?,
+        };
         let pki = self.pki(raw.pki)?;
         Ok(Config {
             file: PathBuf::new(),
             cluster_label: raw.cluster_label,
             local_cluster: local,
-            storage: Storage { path: self.path(raw.storage.path), retention },
+            storage: Storage {
+                path: self.path(raw.storage.path),
+                retention,
+                retention_bytes: raw.storage.retention_bytes,
+                cluster_retention: self.retentions(&raw.clusters)?,
+            },
             ingest: Ingest {
                 listen: self.address("ingest.listen", &raw.ingest.listen)?,
                 tls: self.tls(raw.ingest.tls, pki.as_ref())?,
             },
             pki,
             dial: self.dial(raw.dial)?,
-            clusters: self.policies(&raw.clusters, retention)?,
+            clusters: self.policies(&raw.clusters)?,
             web: Web {
                 listen: self.address("web.listen", &raw.web.listen)?,
                 config_file: raw.web.config_file.map(|path| self.path(path)),
@@ -125,7 +130,6 @@ impl Door {
     fn policies(
         &self,
         raw: &BTreeMap<String, RawPolicy>,
-        retention: Duration,
     ) -> Result<BTreeMap<String, Policy>, ConfigError> {
         let everyone = raw.get("*").cloned().unwrap_or_default();
         let mut policies = BTreeMap::from([("*".to_owned(), policy(&everyone, &everyone))]);
@@ -134,17 +138,24 @@ impl Door {
                 name.parse::<ClusterName>()
                     .map_err(|e| self.fail(&format!("clusters.{name}"), e.to_string()))?;
             }
-            if let Some(text) = &own.retention {
-                let key = format!("clusters.{name}.retention");
-                if self.duration(&key, text)? != retention {
-                    let why =
-                        "must be that of storage.retention: one per cluster is not supported yet";
-                    return Err(self.fail(&key, why.into()));
-                }
-            }
             policies.insert(name.clone(), policy(own, &everyone));
         }
         Ok(policies)
+    }
+
+    /// What clusters have instead of everybody's retention.
+    fn retentions(
+        &self,
+        raw: &BTreeMap<String, RawPolicy>,
+    ) -> Result<BTreeMap<ClusterName, Duration>, ConfigError> {
+        let mut retentions = BTreeMap::new();
+        for (name, own) in raw.iter().filter(|(name, _)| *name != "*") {
+            let Some(text) = &own.retention else { continue };
+            let retention = self.duration(&format!("clusters.{name}.retention"), text)?;
+            let cluster = name.parse().map_err(|e| self.fail(&format!("clusters.{name}"), format!("{e}")))?;
+            retentions.insert(cluster, retention);
+        }
+        Ok(retentions)
     }
 
     fn rule_files(&self, raw: RawRuleFiles) -> RuleFiles {
