@@ -25,8 +25,9 @@ pub(crate) use shared::{Seen, SharedSpool};
 
 /// A frame segment ends at this size, or at an eighth of a small spool.
 const SEGMENT_BYTES: u64 = 4 << 20;
-/// A frame segment ends at this age: a collector that lost the decoder's state needs it again from its start.
-const SEGMENT_AGE: Duration = Duration::from_secs(600);
+/// A frame segment ends at this age, and when its samples span this time: a collector that lost the decoder's state needs
+/// it again from its start, and must keep all of it to decode any of it.
+const SEGMENT_AGE: Duration = Duration::from_secs(3600);
 /// Metadata beside samples in one frame; the rest goes into the next one.
 const METADATA_BYTES: usize = 128 << 10;
 
@@ -127,6 +128,8 @@ struct Frames {
     id: u64,
     first: u64,
     last: u64,
+    /// The newest sample of its first frame.
+    begun_at: Timestamp,
     min_at: Timestamp,
     max_at: Timestamp,
     samples: u64,
@@ -140,6 +143,7 @@ impl Frames {
             id,
             first: header.seq,
             last: header.seq,
+            begun_at: header.max_at,
             min_at: header.min_at,
             max_at: header.max_at,
             samples: header.samples.into(),
@@ -289,7 +293,11 @@ impl Spool {
         let bytes = self.journal.end_position().offset;
         let due = bytes >= SEGMENT_BYTES.min(self.max_bytes / 8)
             || now.since(self.began) >= SEGMENT_AGE
-            || now < self.began.minus(SEGMENT_AGE);
+            || now < self.began.minus(SEGMENT_AGE)
+            || self
+                .segments
+                .back()
+                .is_some_and(|last| last.max_at.since(last.begun_at) >= SEGMENT_AGE);
         self.encoder.take().filter(|_| !due)
     }
 

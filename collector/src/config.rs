@@ -206,8 +206,14 @@ impl Config {
             ("local_cluster", self.local_cluster == newer.local_cluster),
             ("storage.path", self.storage.path == newer.storage.path),
             ("storage.retention", self.storage.retention == newer.storage.retention),
-            ("storage.retention_bytes", self.storage.retention_bytes == newer.storage.retention_bytes),
-            ("clusters.*.retention", self.storage.cluster_retention == newer.storage.cluster_retention),
+            (
+                "storage.retention_bytes",
+                self.storage.retention_bytes == newer.storage.retention_bytes,
+            ),
+            (
+                "clusters.*.retention",
+                self.storage.cluster_retention == newer.storage.cluster_retention,
+            ),
             ("ingest.listen", self.ingest.listen == newer.ingest.listen),
             ("pki", self.pki == newer.pki),
             ("dial", self.dial == newer.dial),

@@ -14,8 +14,9 @@ const MAINTENANCE: Duration = Duration::from_secs(5);
 pub(super) async fn open(config: &Config) -> anyhow::Result<Opened> {
     let options = config.storage.options();
     let opened = tokio::task::spawn_blocking(move || {
-        let mut replayer = Replayer::default();
-        Store::open(options, &mut replayer).map(|(store, report)| (store, replayer, report))
+        let mut replayers = Replayer::several();
+        let (store, report) = Store::open(options, &mut replayers)?;
+        Ok::<_, tributary_store::Error>((store, Replayer::joined(replayers), report))
     });
     let (store, replayer, report) = opened.await??;
     tell(&report);
@@ -30,7 +31,10 @@ fn tell(report: &OpenReport) {
     }
     if report.adopted_blocks > 0 {
         let blocks = report.adopted_blocks;
-        tracing::warn!(blocks, "the key-value store did not know of some blocks; they were taken in");
+        tracing::warn!(
+            blocks,
+            "the key-value store did not know of some blocks; they were taken in"
+        );
     }
     if report.migrated_blocks > 0 {
         let blocks = report.migrated_blocks;

@@ -152,7 +152,8 @@ impl Door {
         for (name, own) in raw.iter().filter(|(name, _)| *name != "*") {
             let Some(text) = &own.retention else { continue };
             let retention = self.duration(&format!("clusters.{name}.retention"), text)?;
-            let cluster = name.parse().map_err(|e| self.fail(&format!("clusters.{name}"), format!("{e}")))?;
+            let cluster =
+                name.parse().map_err(|e| self.fail(&format!("clusters.{name}"), format!("{e}")))?;
             retentions.insert(cluster, retention);
         }
         Ok(retentions)

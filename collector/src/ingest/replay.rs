@@ -149,6 +149,17 @@ pub(crate) struct Replayer {
 }
 
 impl Replayer {
+    /// One for each processor: the store reads its journal on as many threads.
+    pub(crate) fn several() -> Vec<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        (0..processors).map(|_| Self::default()).collect()
+    }
+
+    /// What several have read, together. No two have read the same stream.
+    pub(crate) fn joined(replayers: Vec<Self>) -> Self {
+        Self { readers: replayers.into_iter().flat_map(Self::into_readers).collect() }
+    }
+
     /// The streams' readers after the last record.
     pub(crate) fn into_readers(self) -> HashMap<StreamKey, StreamReader> {
         self.readers

@@ -99,7 +99,7 @@ impl Folder {
     fn open(dir: tempfile::TempDir) -> (Self, HashMap<StreamKey, StreamReader>) {
         let options = Options { path: dir.path().to_owned(), ..Options::default() };
         let mut replayer = Replayer::default();
-        let (store, report) = Store::open(options, &mut replayer).unwrap();
+        let (store, report) = Store::open(options, std::slice::from_mut(&mut replayer)).unwrap();
         assert!(report.is_clean(), "{report:?}");
         (Self { store, dir }, replayer.into_readers())
     }

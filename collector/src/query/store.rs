@@ -149,7 +149,7 @@ mod tests {
 
     fn store(folder: &tempfile::TempDir) -> Store {
         let options = Options { path: folder.path().join("data"), ..Options::default() };
-        let (store, _) = Store::open(options, &mut Nothing).unwrap();
+        let (store, _) = Store::open(options, &mut [Nothing]).unwrap();
         for (cluster, last) in [("eu-1", 2.0), ("us-1", stale_nan())] {
             let pairs = [("__name__", "up"), ("cluster", cluster)];
             let labels = Labels::from_pairs(pairs).unwrap();

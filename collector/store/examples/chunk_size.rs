@@ -29,13 +29,16 @@ fn main() -> Result<(), Failure> {
         Some(count) => count.to_str().ok_or("not a number")?.parse()?,
         None => 240,
     };
-    println!("samples              count  values B  +clocks B   kinds (share of chunks/bytes, %)            encode ns  decode ns");
+    println!(
+        "samples              count  values B  +clocks B   kinds (share of chunks/bytes, %)            encode ns  decode ns"
+    );
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_, Failure>>()?;
     files.sort();
     for file in files {
-        if let Some(name) = file.file_name().and_then(|name| name.to_str()?.strip_suffix(".json.gz"))
+        if let Some(name) =
+            file.file_name().and_then(|name| name.to_str()?.strip_suffix(".json.gz"))
         {
             measure(name, &read(&file)?, length)?;
         }
@@ -53,7 +56,14 @@ fn measure(name: &str, series: &[Series], length: usize) -> Result<(), Failure> 
     let mut encoded: Vec<Vec<u8>> = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        encoded = chunks.iter().map(|(_, bits)| { let mut out = Vec::new(); values::encode(&mut out, bits); out }).collect();
+        encoded = chunks
+            .iter()
+            .map(|(_, bits)| {
+                let mut out = Vec::new();
+                values::encode(&mut out, bits);
+                out
+            })
+            .collect();
         encode = encode.min(start.elapsed());
         let start = Instant::now();
         let mut back = Vec::new();
@@ -76,12 +86,24 @@ fn measure(name: &str, series: &[Series], length: usize) -> Result<(), Failure> 
         kind.0 += 1;
         kind.1 += bytes.len();
     }
-    let clocks: BTreeSet<Vec<u8>> = chunks.iter().map(|(times, _)| { let mut out = Vec::new(); clock::encode(&mut out, times.first().copied().unwrap_or(0), times); out }).collect();
+    let clocks: BTreeSet<Vec<u8>> = chunks
+        .iter()
+        .map(|(times, _)| {
+            let mut out = Vec::new();
+            clock::encode(&mut out, times.first().copied().unwrap_or(0), times);
+            out
+        })
+        .collect();
     let bytes: usize = encoded.iter().map(Vec::len).sum();
     let with: usize = bytes + clocks.iter().map(Vec::len).sum::<usize>();
     let each = |total: f64| total / count as f64;
     let share = |part: usize, all: usize| 100.0 * part as f64 / all as f64;
-    let kinds: Vec<String> = kinds.iter().map(|(kind, (n, b))| format!("{kind}:{:.1}/{:.1}", share(*n, encoded.len()), share(*b, bytes))).collect();
+    let kinds: Vec<String> = kinds
+        .iter()
+        .map(|(kind, (n, b))| {
+            format!("{kind}:{:.1}/{:.1}", share(*n, encoded.len()), share(*b, bytes))
+        })
+        .collect();
     println!(
         "{name:18} {count:>7}  {:>8.4}  {:>9.4}   {:45} {:>8.1}  {:>9.2}",
         each(bytes as f64),

@@ -93,7 +93,7 @@ fn open(dir: &Path) -> Outcome<Store> {
         out_of_order_window: Duration::from_secs(7200),
         ..Options::default()
     };
-    let (store, report) = Store::open(options, &mut Rounds)?;
+    let (store, report) = Store::open(options, &mut [Rounds])?;
     if report.is_clean() { Ok(store) } else { Err(format!("{report:?}").into()) }
 }
 

@@ -108,8 +108,10 @@ impl Blocks {
     pub(crate) fn overlapping(&self, shard: u32, first: i64, last: i64) -> Vec<BlockName> {
         let shards = self.read();
         let Some(blocks) = shards.get(&shard) else { return Vec::new() };
-        let from = BlockName { first: first.saturating_sub(PARTITION_WINDOWS), windows: 0, number: 0 };
-        let names = blocks.range(from..).map(|(name, _)| name).take_while(|name| name.first <= last);
+        let from =
+            BlockName { first: first.saturating_sub(PARTITION_WINDOWS), windows: 0, number: 0 };
+        let names =
+            blocks.range(from..).map(|(name, _)| name).take_while(|name| name.first <= last);
         names.filter(|name| name.overlaps(first, last)).copied().collect()
     }
 

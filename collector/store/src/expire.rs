@@ -49,7 +49,8 @@ fn shrink(core: &Core) -> Result<u64, Error> {
     }
     let mut blocks = core.blocks.all();
     blocks.sort_unstable_by_key(|(_, name, _)| (name.end(), name.number));
-    let mut over = blocks.iter().map(|(_, _, entry)| entry.bytes).sum::<u64>().saturating_sub(limit);
+    let mut over =
+        blocks.iter().map(|(_, _, entry)| entry.bytes).sum::<u64>().saturating_sub(limit);
     let mut dropped = 0;
     for (shard, name, entry) in blocks {
         if over == 0 {

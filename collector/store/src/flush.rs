@@ -8,9 +8,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use tributary_journal::Position;
 use tributary_model::sample::Timestamp;
 
-use crate::catalogue::{self, Spans};
 use crate::block::{self, BlockName, Place};
 use crate::blocks::Entry;
+use crate::catalogue::{self, Spans};
 use crate::codec::fields::{Fields, Malformed, checked, put_signed, put_varint};
 use crate::core::{Core, Shard};
 use crate::error::Error;

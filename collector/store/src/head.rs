@@ -170,6 +170,11 @@ impl Head {
         self.slots.iter().map(Slot::bytes).sum()
     }
 
+    /// Bytes of the chunks that a freeze would set aside, about.
+    pub(crate) fn closed_bytes(&self, before: i64) -> usize {
+        self.slots.iter().map(|slot| slot.closed_bytes(before)).sum()
+    }
+
     /// Decides about one sample, and appends it if it is newer than its series' last.
     pub(crate) fn append(&mut self, series: u32, at: i64, value: u64, bounds: &Bounds) -> Verdict {
         let Some(entry) = self.entries.get(place(series)).copied() else {
@@ -370,6 +375,13 @@ impl Slot {
         let chunks = self.sealed.first().into_iter().chain(&self.frozen).map(|chunk| chunk.min);
         let late = self.late.first().map(|(at, _)| *at);
         chunks.chain(self.open.as_ref().map(Appender::first)).chain(late).min()
+    }
+
+    fn closed_bytes(&self, before: i64) -> usize {
+        let sealed = self.sealed.iter().take_while(|chunk| chunk.max < before);
+        let sealed: usize = sealed.map(|chunk| chunk.bytes.len()).sum();
+        let open = self.open.as_ref().filter(|open| open.last() < before);
+        sealed + open.map_or(0, Appender::capacity)
     }
 
     fn bytes(&self) -> usize {

@@ -24,13 +24,15 @@ mod read;
 mod record;
 mod recover;
 mod sealed;
+mod snapshot;
 mod state;
 mod summary;
 mod v1;
+mod verify;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -42,8 +44,8 @@ use tributary_model::matcher::Matcher;
 use tributary_model::sample::Timestamp;
 use tributary_model::series::Metadata;
 
-use crate::flush::{Progress, ask};
 use crate::core::Core;
+use crate::flush::{Progress, ask};
 use crate::keys::{window, window_start};
 use crate::writer::{Request, Writer};
 
@@ -52,7 +54,9 @@ pub use error::{Error, KvError};
 pub use ledger::Gap;
 pub use read::SelectedSeries;
 pub use recover::{OpenReport, Replay, ReplayError, Resolver};
+pub use snapshot::Snapshot;
 pub use summary::{ClusterSummary, Stats, StreamSummary};
+pub use verify::Verified;
 pub use writer::{AppendDone, StateDone};
 
 /// Requests that wait for the writer. Full: the caller of `append` waits.
@@ -61,8 +65,8 @@ const QUEUE: usize = 64;
 const GRACE: Duration = Duration::from_secs(15 * 60);
 /// Closed windows wait for each other for so long, so that a backlog becomes few and full blocks.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// A head over this many bytes does not wait.
-const HEAD_BYTES: usize = 128 << 20;
+/// Closed windows of so many bytes in memory do not wait: a restart would have to read them again.
+const CLOSED_BYTES: usize = 12 << 20;
 
 /// Where a store lives and what it accepts.
 #[derive(Debug, Clone)]
@@ -151,9 +155,13 @@ impl Drop for Shared {
 }
 
 impl Store {
-    /// Opens or makes a store, and reads back what the journal has.
-    pub fn open(options: Options, replay: &mut dyn Replay) -> Result<(Self, OpenReport), Error> {
-        Self::start(recover::open(options, None, replay)?)
+    /// Opens or makes a store, and reads back what the journal has, on a thread for each reader. A cluster's records go
+    /// to one reader, in order.
+    pub fn open<R: Replay + Send>(
+        options: Options,
+        readers: &mut [R],
+    ) -> Result<(Self, OpenReport), Error> {
+        Self::start(recover::open(options, None, readers)?)
     }
 
     fn start(opened: recover::Opened) -> Result<(Self, OpenReport), Error> {
@@ -341,6 +349,18 @@ impl Store {
         Ok(report)
     }
 
+    /// Reads all of every block, and says what is damaged; `progress` hears how many of how many bytes are done.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Verified, Error> {
+        verify::verify(&self.0.core, progress)
+    }
+
+    /// Copies the store to a folder that must not be there yet, with everything that was acknowledged before. Maintenance
+    /// waits meanwhile; nothing else does.
+    pub fn snapshot(&self, to: &Path) -> Result<Snapshot, Error> {
+        let _still = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshot::snapshot(&self.0.core, to)
+    }
+
     fn flush(
         &self,
         progress: &mut Progress,
@@ -369,7 +389,8 @@ impl Store {
         let closed = shards.iter().any(|s| s.head().oldest().is_some_and(|at| at < before));
         let rested = progress.flushed_at.is_none_or(|last| now.since(last) >= FLUSH_INTERVAL);
         if closed && !rested {
-            return shards.iter().map(|shard| shard.head().bytes()).sum::<usize>() >= HEAD_BYTES;
+            let closed = shards.iter().map(|shard| shard.head().closed_bytes(before));
+            return closed.sum::<usize>() >= CLOSED_BYTES;
         }
         let journal = core.journal_bytes.load(std::sync::atomic::Ordering::Relaxed);
         rested && (closed || journal > 2 * core.options.journal_segment_bytes)

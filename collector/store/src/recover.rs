@@ -1,8 +1,9 @@
 //! Opens a store: the key-value store, what it knows, and then the journal, record by record.
 
 mod adopt;
+mod replay;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -10,22 +11,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tributary_journal::{Journal, Position, Record};
+use tributary_journal::{Journal, Position};
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
-use tributary_model::sample::Sample;
 
 use crate::batch::{Batch, SeriesId, StreamKey};
-use crate::codec::fields::{Fields, Malformed, put_varint, unchecked};
 use crate::blocks::Blocks;
+use crate::codec::fields::{Fields, Malformed, put_varint, unchecked};
 use crate::core::Core;
 use crate::error::{Error, KvError};
 use crate::flush::{Progress, Stored, write_checkpoint};
 use crate::kv::{Kv, Sled};
 use crate::ledger::{Gap, Stream, decode_metadata, stream_key};
-use crate::record::{self, BatchHead, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE};
-use crate::writer::{Mark, Summaries, summarize};
+use crate::writer::Summaries;
 use crate::{Options, catalogue, compact, keys, state, v1};
+
+use replay::Replayed;
 
 /// The format of the key-value store's content.
 const VERSION: u64 = 2;
@@ -112,11 +113,12 @@ pub(crate) struct Opened {
     pub(crate) report: OpenReport,
 }
 
-/// Opens the store in the options' folder; `kv` replaces sled in tests.
-pub(crate) fn open(
+/// Opens the store in the options' folder; `kv` replaces sled in tests. The journal is read on as many threads as there
+/// are readers, a cluster's records by one of them.
+pub(crate) fn open<R: Replay + Send>(
     options: Options,
     kv: Option<Box<dyn Kv>>,
-    replay: &mut dyn Replay,
+    readers: &mut [R],
 ) -> Result<Opened, Error> {
     let begun = Instant::now();
     let (journal, recovery) = Journal::open(tributary_journal::Options {
@@ -138,22 +140,8 @@ pub(crate) fn open(
         }
         write_checkpoint(&core, &progress.marks, progress.attempts)?;
     }
-    let mut replayer = Replayer {
-        booked: progress.marks.iter().map(|mark| mark.position).max().unwrap_or_default(),
-        resolver: Resolver(Arc::clone(&core)),
-        marks: &progress.marks,
-        replay,
-        report,
-        summaries: Summaries::new(),
-        starts: HashMap::new(),
-        decodable: HashSet::new(),
-        attempts: 0,
-    };
-    let mut cursor = journal.read(Position::default())?;
-    while let Some(record) = cursor.next()? {
-        replayer.record(&record);
-    }
-    let Replayer { mut report, summaries, starts, attempts, .. } = replayer;
+    let Replayed { summaries, starts, attempts } =
+        replay::replay(&core, &journal, &progress.marks, readers, &mut report)?;
     report.rolled_back = attempts > progress.attempts;
     progress.attempts = progress.attempts.max(attempts).max(core.blocks.last_attempt());
     report.took = begun.elapsed();
@@ -297,126 +285,6 @@ fn load_ledger(core: &Core, damaged: &mut Vec<String>) -> Result<(), Error> {
     drop(ledger);
     core.ledger_mut().state = state::load(core.kv.as_ref(), damaged)?;
     Ok(())
-}
-
-/// Reads the journal back into the head and the ledger.
-struct Replayer<'a> {
-    resolver: Resolver,
-    marks: &'a [Mark],
-    /// In front of it, everything but samples is in the key-value store.
-    booked: Position,
-    replay: &'a mut dyn Replay,
-    report: OpenReport,
-    summaries: Summaries,
-    starts: HashMap<StreamKey, Position>,
-    /// Streams whose frames can be decoded from here on.
-    decodable: HashSet<StreamKey>,
-    /// The newest checkpoint that the journal knows of.
-    attempts: u32,
-}
-
-impl Replayer<'_> {
-    fn record(&mut self, record: &Record) {
-        self.report.records += 1;
-        let read = match record.kind {
-            KIND_BATCH => BatchHead::decode(&record.payload)
-                .map(|(head, payload)| self.batch(&head, payload, record.position)),
-            KIND_STATE => record::decode_state(&record.payload).map(|changes| {
-                if record.position >= self.booked {
-                    self.resolver.0.ledger_mut().change_state(changes);
-                }
-            }),
-            KIND_CHECKPOINT => Fields(&record.payload).small().map(|attempt| {
-                self.attempts = self.attempts.max(attempt);
-            }),
-            // A kind of a later version that older programs may pass over.
-            _ => Ok(()),
-        };
-        if let Err(why) = read {
-            self.lose(0, why.to_string());
-        }
-    }
-
-    fn batch(&mut self, head: &BatchHead, payload: &[u8], position: Position) {
-        self.resolver.0.tick(head.received_at.as_millis());
-        summarize(&mut self.summaries, head, position, &mut self.starts);
-        let newest = head.decision.range.map(|(_, newest)| newest);
-        let in_blocks = newest.is_none_or(|newest| Mark::covers(self.marks, position, newest));
-        let extras = position >= self.booked && !head.state_only;
-        let needed = !in_blocks || extras;
-        let batch = if head.starts_segment || self.decodable.contains(&head.stream) {
-            self.replay.replay(&self.resolver, payload).map_err(|e| e.to_string())
-        } else {
-            Err("the frames it builds on are missing".to_owned())
-        };
-        let decoded = batch.is_ok();
-        match batch {
-            Ok(mut batch) => {
-                self.decodable.insert(head.stream.clone());
-                if !in_blocks {
-                    self.restore(head, &batch, position);
-                }
-                if extras {
-                    self.resolver.0.ledger_mut().book_extras(&mut batch);
-                }
-            }
-            Err(why) => {
-                self.decodable.remove(&head.stream);
-                self.starts.remove(&head.stream);
-                if needed {
-                    self.lose(u64::from(head.decision.accepted.stored), why);
-                }
-            }
-        }
-        let advance = decoded && self.continues(head, position);
-        let mut ledger = self.resolver.0.ledger_mut();
-        ledger.book(head, position, advance);
-        if !decoded && let Some(stream) = ledger.streams.get_mut(&head.stream) {
-            stream.segment_start = None;
-        }
-    }
-
-    /// Behind damage, a stream's number counts only if nothing is missing in front of it: a frame that was never
-    /// synced may be gone while a later one is there, and the agent must send it again.
-    fn continues(&mut self, head: &BatchHead, position: Position) -> bool {
-        let damaged = &self.report.journal.damaged;
-        let damage =
-            damaged.iter().any(|d| (d.segment, d.offset) < (position.segment, position.offset));
-        if !damage || head.starts_segment || head.state_only {
-            return true;
-        }
-        let ledger = self.resolver.0.ledger();
-        let state = ledger.streams.get(&head.stream).map(|stream| stream.state).unwrap_or_default();
-        let next = state.epoch == head.epoch && head.seq <= state.last_seq.saturating_add(1);
-        if !next && !self.report.rewound.contains(&head.stream) {
-            self.report.rewound.push(head.stream.clone());
-        }
-        next
-    }
-
-    /// Puts the samples that were stored, and are not in blocks, back into the head.
-    fn restore(&mut self, head: &BatchHead, batch: &Batch, position: Position) {
-        let shard = self.resolver.0.shard(&head.stream.cluster);
-        let mut target = shard.head_mut();
-        let mut exceptions = head.decision.exceptions.iter().peekable();
-        for (index, (id, Sample { at, value })) in (0u32..).zip(&batch.samples) {
-            if exceptions.next_if(|(exception, _)| *exception == index).is_some() {
-                continue;
-            }
-            let (owner, series) = id.parts();
-            let at = at.as_millis();
-            if owner == shard.id && !Mark::covers(self.marks, position, at) {
-                target.insert(series, at, value.to_bits());
-                self.report.samples += 1;
-            }
-        }
-    }
-
-    fn lose(&mut self, samples: u64, why: String) {
-        self.report.lost_records += 1;
-        self.report.lost_samples += samples;
-        self.report.lost_why.get_or_insert(why);
-    }
 }
 
 impl Sled {

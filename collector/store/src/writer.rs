@@ -25,8 +25,8 @@ const MAX_GROUP: usize = 512;
 const MAX_GROUP_BYTES: usize = 16 << 20;
 /// A checkpoint begins a new journal segment when the current one is this long, so that it can go sooner.
 const ROLL_BYTES: u64 = 1 << 20;
-/// A stream's decoder state is kept rebuildable for so long after its frame segment began.
-const SEGMENT_LIFE: Duration = Duration::from_secs(3600);
+/// A stream's decoder state is kept rebuildable for so long after its frame segment began; agents end them earlier.
+const SEGMENT_LIFE: Duration = Duration::from_secs(2 * 3600);
 
 /// The answer to an append.
 pub type AppendDone = Box<dyn FnOnce(Result<Accepted, Error>) + Send>;
@@ -69,6 +69,14 @@ pub(crate) struct Summary {
     newest: Option<i64>,
     /// The oldest journal segment needed to decode its frames.
     needs: Option<u64>,
+}
+
+impl Summary {
+    /// Of two parts of a segment.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        let needs = self.needs.into_iter().chain(other.needs).min();
+        Self { newest: self.newest.max(other.newest), needs }
+    }
 }
 
 /// Summaries by journal segment.

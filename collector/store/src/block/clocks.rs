@@ -129,6 +129,7 @@ impl Clocks {
     }
 
     /// All clocks.
+    #[cfg(test)]
     pub(crate) fn all(&self) -> &[Clock] {
         &self.clocks
     }
@@ -141,7 +142,9 @@ impl Clocks {
         let encoded = self.raw.get(clock.encoded.clone()).unwrap_or_default();
         let times = clock::decode(encoded, self.base, MAX_CHUNK_SAMPLES)?;
         let ends = (times.first().copied(), times.last().copied());
-        if times.len() != clock.count || (clock.count > 0 && ends != (Some(clock.first), Some(clock.last))) {
+        if times.len() != clock.count
+            || (clock.count > 0 && ends != (Some(clock.first), Some(clock.last)))
+        {
             return Err(Malformed("a clock does not say what is in it"));
         }
         Ok(clock.times.get_or_init(|| times.into()))

@@ -11,7 +11,8 @@ use tributary_model::label::Labels;
 use super::clocks::Clocks;
 use super::page::{Page, Place};
 use super::{
-    BlockName, CLOCKS, HEADER_BYTES, PAGE, SERIES, TRAILER_BYTES, directory_place, header, section_key,
+    BlockName, CLOCKS, HEADER_BYTES, PAGE, SERIES, TRAILER_BYTES, directory_place, header,
+    section_key,
 };
 use crate::cache::{Cache, Item};
 use crate::catalogue::decode_block;
@@ -154,7 +155,8 @@ impl Block {
                 let (clocks, number) = self.clocks(&cache, chunk.clock)?;
                 let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
                 scratch.clear();
-                page.values(chunk, clock.count, &mut scratch).map_err(self.damaged(reference.offset))?;
+                page.values(chunk, clock.count, &mut scratch)
+                    .map_err(self.damaged(reference.offset))?;
                 clocks.times(clock).map_err(self.damaged(reference.offset))?;
                 chunks += 1;
                 samples += clock.count as u64;
@@ -263,7 +265,8 @@ impl Cursor {
     /// In front of the first series.
     pub(crate) fn new(block: Arc<Block>) -> Result<Self, Error> {
         let cache = Cache::new(1 << 20);
-        let mut cursor = Self { block, cache, next_page: 0, page: None, next_chunk: 0, scratch: Vec::new() };
+        let mut cursor =
+            Self { block, cache, next_page: 0, page: None, next_chunk: 0, scratch: Vec::new() };
         cursor.turn()?;
         Ok(cursor)
     }
@@ -283,7 +286,8 @@ impl Cursor {
                 let (clocks, number) = self.block.clocks(&self.cache, chunk.clock)?;
                 let clock = clocks.at(number).map_err(self.block.damaged(*offset))?;
                 self.scratch.clear();
-                page.values(chunk, clock.count, &mut self.scratch).map_err(self.block.damaged(*offset))?;
+                page.values(chunk, clock.count, &mut self.scratch)
+                    .map_err(self.block.damaged(*offset))?;
                 let times = clocks.times(clock).map_err(self.block.damaged(*offset))?;
                 out.extend(times.iter().copied().zip(self.scratch.iter().copied()));
             }

@@ -25,7 +25,9 @@ fn content(series: u32, samples: i64) -> Vec<Series> {
             0 => 1f64.to_bits(),
             1 => (i as f64 * 0.25).to_bits(),
             2 => f64::from(u32::try_from(i * i % 977).unwrap()).to_bits(),
-            _ => (i * i * i + 1).cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29),
+            _ => {
+                (i * i * i + 1).cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+            }
         };
         let late = i64::from(number % 3);
         let at = |i: i64| window_start(FIRST) + i * 5_000 + late * (i % 7);

@@ -66,7 +66,8 @@ impl Writer {
         let path = name.path(folder);
         let temporary = path.with_extension(TEMPORARY.trim_start_matches('.'));
         let failed = |source| Error::Io { doing: "making", path: temporary.clone(), source };
-        let mut file = BufWriter::with_capacity(256 << 10, File::create(&temporary).map_err(failed)?);
+        let mut file =
+            BufWriter::with_capacity(256 << 10, File::create(&temporary).map_err(failed)?);
         let failed = |source| Error::Io { doing: "writing", path: temporary.clone(), source };
         file.write_all(&header(shard, &name)).map_err(failed)?;
         let zstd = compressor().map_err(Error::damaged("the compressor"))?;

@@ -21,7 +21,10 @@ pub(crate) fn encode(out: &mut Vec<u8>, base: i64, times: &[i64]) {
     let mut sorted = steps.clone();
     sorted.sort_unstable();
     let step = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
-    let off: Vec<i64> = grid(*first, step).zip(times.iter().skip(1)).map(|(at, time)| time.wrapping_sub(at)).collect();
+    let off: Vec<i64> = grid(*first, step)
+        .zip(times.iter().skip(1))
+        .map(|(at, time)| time.wrapping_sub(at))
+        .collect();
     let mut by_steps = vec![STEPS];
     integers::encode(&mut by_steps, &steps);
     let mut by_grid = vec![GRID];

@@ -38,16 +38,20 @@ pub(crate) fn encode(out: &mut Vec<u8>, integers: &[i64]) {
         put_signed(out, middle);
         return;
     }
-    let zero_or_middle = if rice_bits(integers, 0) <= rice_bits(integers, middle) { 0 } else { middle };
+    let zero_or_middle =
+        if rice_bits(integers, 0) <= rice_bits(integers, middle) { 0 } else { middle };
     // The lowest, or what is above one or a few that are far below the others.
-    let bases = [0, 1, sorted.len() / BLOCK].map(|place| sorted.get(place).copied().unwrap_or(middle));
+    let bases =
+        [0, 1, sorted.len() / BLOCK].map(|place| sorted.get(place).copied().unwrap_or(middle));
     let base = bases.into_iter().min_by_key(|base| packed_bits(integers, *base)).unwrap_or(middle);
     let candidates = [
         (rice_bits(integers, zero_or_middle), RICE, zero_or_middle),
         (sparse_bits(integers, middle), SPARSE, middle),
         (packed_bits(integers, base), PACKED, base),
     ];
-    let Some((_, form, centre)) = candidates.into_iter().min_by_key(|(bits, ..)| *bits) else { return };
+    let Some((_, form, centre)) = candidates.into_iter().min_by_key(|(bits, ..)| *bits) else {
+        return;
+    };
     out.push(form);
     put_signed(out, centre);
     let mut bits = BitWriter::default();

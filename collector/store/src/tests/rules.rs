@@ -403,6 +403,37 @@ fn the_blocks_of_a_day_become_one_and_late_ones_join_it() {
 }
 
 #[test]
+fn a_snapshot_has_what_was_acknowledged_before_it() {
+    let mut world = World::new(None);
+    for (seq, hour) in (1..).zip(0..6) {
+        world.send(&frame(seq, &[(1, T0 + hour * HOUR, hour as f64)])).unwrap();
+    }
+    world.put_state(&[("rule/a", Some(b"kept"))]).unwrap();
+    world.store().flush_head_before(at(T0 + 2 * HOUR)).unwrap();
+    let to = world.options.path.with_file_name("snapshot");
+    let done = world.store().snapshot(&to).unwrap();
+    assert_eq!(done.blocks, 2);
+    assert!(world.store().snapshot(&to).is_err(), "it is there already");
+    world.send(&frame(7, &[(1, T0 + 6 * HOUR, 6.0)])).unwrap();
+    world.store = None;
+    world.options.path = to;
+    world.reopen();
+    assert!(world.report.is_clean(), "{:?}", world.report);
+    assert_eq!(world.values(1), (0..6).map(|h| (T0 + h * HOUR, h as f64)).collect::<Vec<_>>());
+    assert_eq!(world.store().state("rule/").unwrap().len(), 1);
+    let mut heard = Vec::new();
+    let verified = world.store().verify(&mut |done, all| heard.push((done, all))).unwrap();
+    assert_eq!((verified.blocks, verified.samples), (2, 4));
+    assert!(verified.damaged.is_empty() && heard[1].0 == heard[1].1);
+    let file = world.block_files().remove(0);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[60] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let verified = world.store().verify(&mut |_, _| {}).unwrap();
+    assert_eq!((verified.blocks, verified.damaged.len()), (1, 1));
+}
+
+#[test]
 fn a_compaction_cut_short_after_its_end_is_finished() {
     let mut world = world();
     let midnight = T0 / DAY * DAY;
@@ -496,7 +527,7 @@ fn a_segment_whose_beginning_is_gone_must_be_begun_anew() {
         let other = Frame { stream: stream("b"), ..frame(seq, &samples) };
         world.send(&other).unwrap();
     }
-    world.store().flush_head_before(at(T0 + 2 * HOUR)).unwrap();
+    world.store().flush_head_before(at(T0 + 3 * HOUR)).unwrap();
     assert!(!world.store().knows_segment(&stream("a")));
     let middle = Frame { starts_segment: false, ..frame(2, &[(1, T0 + 2, 2.0)]) };
     assert!(matches!(world.send(&middle), Err(Error::SegmentGone { .. })));

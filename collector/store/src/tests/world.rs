@@ -231,7 +231,11 @@ impl World {
     pub(crate) fn open(&mut self) -> Result<(), Error> {
         self.receiver = Codec::default();
         let kv = self.kv.clone().map(|kv| Box::new(kv) as Box<dyn crate::kv::Kv>);
-        let opened = crate::recover::open(self.options.clone(), kv, &mut self.receiver)?;
+        let opened = crate::recover::open(
+            self.options.clone(),
+            kv,
+            std::slice::from_mut(&mut self.receiver),
+        )?;
         let (store, report) = Store::start(opened)?;
         self.store = Some(store);
         self.report = report;

@@ -35,7 +35,8 @@ pub(crate) fn migrate(core: &Core, attempt: u32, damaged: &mut Vec<String>) -> R
         let visit = &mut |key: &[u8], value: &[u8]| {
             let read = Key::decode(key);
             let at = read.as_ref().map(|key| (key.window, key.shard));
-            let full = open.take_if(|(window, shard, _)| at.is_ok_and(|at| at != (*window, *shard)));
+            let full =
+                open.take_if(|(window, shard, _)| at.is_ok_and(|at| at != (*window, *shard)));
             if let Some(full) = full {
                 blocks += 1;
                 failed = write(core, attempt, full);
