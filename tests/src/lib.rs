@@ -1,12 +1,14 @@
 //! A world for stories: the real binaries, on free ports, in a folder that vanishes.
 
 pub mod fleet;
+pub mod fleet_data;
 pub mod http;
 pub mod link;
 pub mod load;
 pub mod mailbox;
 pub mod process;
 pub mod prometheus;
+pub mod random;
 pub mod world;
 
 use std::future::Future;

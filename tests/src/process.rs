@@ -33,6 +33,11 @@ impl Process {
         Self { binary, arguments, environment, log, child }
     }
 
+    /// The number of the process that runs now.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it wrote so far, over all restarts.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

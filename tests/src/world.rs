@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -341,8 +342,19 @@ pub fn mount(secret: &Path, volume: &Path, version: &str) {
     fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
 }
 
+/// Where the binaries are, if somebody said so.
+static BINARIES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says where the binaries are, once and before any is started.
+pub fn use_binaries(folder: PathBuf) {
+    BINARIES.set(folder).unwrap();
+}
+
 /// The binary of this build.
 pub fn binary(name: &str) -> PathBuf {
+    if let Some(folder) = BINARIES.get() {
+        return folder.join(name);
+    }
     if let Some(folder) = std::env::var_os("STORIES_BIN_DIR") {
         return Path::new(&folder).join(name);
     }

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use tributary_model::label::Labels;
 use tributary_promql::source::Memory;
-
-use super::generate::Random;
+use tributary_tests::random::Random;
 
 /// How deep expressions nest.
 const DEPTH: usize = 3;

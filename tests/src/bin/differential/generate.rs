@@ -9,6 +9,7 @@ use tributary_model::sample::{Sample, stale_nan};
 use tributary_promql::ast::Expr;
 use tributary_promql::source::Memory;
 use tributary_tests::prometheus::deliver;
+use tributary_tests::random::Random;
 
 use super::engine::Question;
 
@@ -81,38 +82,6 @@ impl Generated {
     }
 }
 
-/// A small deterministic generator (SplitMix64).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 up to, and without, 1.
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// From 0 up to, and without, `end`.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.unit() * end as f64) as usize
-    }
-
-    /// True once in so many times.
-    pub fn one_in(&mut self, many: usize) -> bool {
-        self.below(many) == 0
-    }
-}
-
 /// What the expressions say about one metric.
 #[derive(Default)]
 struct Metric {
@@ -147,7 +116,7 @@ pub fn generate(expressions: &[&str], seed: u64, end_ms: i64) -> anyhow::Result<
             (name, counts.into_iter().take(3).map(|(value, _)| value).collect())
         })
         .collect();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut memory = Memory::default();
     for (name, metric) in &metrics {
         for labels in label_sets(name, metric, &pools, &mut random) {

@@ -1,0 +1,299 @@
+//! Ours: one collector, an agent for each cluster, everything over mTLS through a wire that counts.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use tributary_tests::eventually;
+use tributary_tests::fleet_data::Plan;
+use tributary_tests::http;
+use tributary_tests::link::Link;
+use tributary_tests::world::{Agent, Collector, EVERYTHING, World};
+
+use crate::feed::{Fed, Feed};
+use crate::meter::{self, Usage, ready};
+use crate::report::Better::{Higher, Lower, Neither};
+use crate::report::{Report, System};
+use crate::{Arguments, say};
+
+/// No bound of a cluster's policy is in the way of what is measured.
+const POLICY: &str =
+    "clusters: { '*': { max_series: 10000000, max_samples_per_second: 100000000 } }\n";
+/// A folder that has not changed for so long is at rest, and the longest wait for that.
+const QUIET: Duration = Duration::from_secs(3);
+const AT_REST: Duration = Duration::from_secs(60);
+/// The histogram of an agent that says how long acknowledgements take.
+const ACK: &str = "tributary_agent_ack_seconds";
+
+/// A collector and its agents.
+struct Ours {
+    world: World,
+    collector: Collector,
+    agents: Vec<Agent>,
+    wire: Link,
+}
+
+/// Measures all of it.
+pub async fn measure(
+    arguments: &Arguments,
+    plan: &Plan,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    say("ours: starting");
+    let mut ours = Ours::start(plan).await;
+    let disk = meter::sync_times(&ours.world.path("."))?;
+    let mut feed = Feed::new(plan, false);
+    say("ours: ingesting");
+    ours.ingest(&mut feed, plan.steps - arguments.paced, report).await?;
+    if arguments.paced > 0 {
+        say("ours: ingesting at a pace");
+        ours.paced(&mut feed, arguments.paced, report).await?;
+        for (name, q) in
+            [("the disk's own fdatasync, p50 ms", 0.5), ("the disk's own fdatasync, p99 ms", 0.99)]
+        {
+            report.set("acknowledgements", name, Neither, System::Ours, disk.quantile_ms(q));
+        }
+    }
+    ours.count(plan, report).await?;
+    say("ours: killing and starting again");
+    ours.recover(report).await?;
+    say("ours: looking at the disk");
+    ours.disk(plan, report).await
+}
+
+impl Ours {
+    async fn start(plan: &Plan) -> Self {
+        let world = World::new();
+        let collector = world.collector(POLICY).await;
+        let wire = Link::to(collector.ingest).await;
+        let mut agents = Vec::new();
+        for number in 0..plan.clusters {
+            let cluster = plan.cluster(number);
+            agents.push(world.agent(&cluster, wire.address(), EVERYTHING, "").await);
+        }
+        for agent in &agents {
+            collector.connected(&agent.cluster, true).await;
+        }
+        Self { world, collector, agents, wire }
+    }
+
+    /// Sends scrapes as fast as they are taken, until the last one is acknowledged.
+    async fn ingest(
+        &mut self,
+        feed: &mut Feed,
+        steps: u64,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let (agents, collector) = self.usage()?;
+        let wire = self.wire.carried_bytes();
+        let fed = self.send(feed, steps, None).await?;
+        let (agents, collector) =
+            self.usage().map(|(a, c)| (a.since(agents), c.since(collector)))?;
+        let wire = self.wire.carried_bytes() - wire;
+        let samples = fed.samples as f64;
+        let mut set = |section, name: &str, better, value| {
+            report.set(section, name, better, System::Ours, value);
+        };
+        set(
+            "wire, bytes a sample",
+            "all bytes of the connection, both directions",
+            Lower,
+            wire as f64 / samples,
+        );
+        set(
+            "wire, bytes a sample",
+            "remote write 1.0, bodies",
+            Neither,
+            fed.bytes as f64 / samples,
+        );
+        set("ingest", "samples per CPU-second, agents", Higher, samples / agents.cpu.as_secs_f64());
+        set(
+            "ingest",
+            "samples per CPU-second, server",
+            Higher,
+            samples / collector.cpu.as_secs_f64(),
+        );
+        set("ingest", "samples per second", Neither, samples / fed.took.as_secs_f64());
+        set("ingest", "bytes written a sample, server", Lower, collector.written as f64 / samples);
+        set("ingest", "bytes written a sample, agents", Neither, agents.written as f64 / samples);
+        set("ingest", "peak memory MB, server", Lower, collector.peak_bytes as f64 / 1e6);
+        let each = agents.peak_bytes as f64 / 1e6 / self.agents.len() as f64;
+        set("ingest", "peak memory MB, one agent", Lower, each);
+        Ok(())
+    }
+
+    /// Sends scrapes at a pace, to see how fast they are acknowledged.
+    async fn paced(
+        &mut self,
+        feed: &mut Feed,
+        steps: u64,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let before = self.acknowledgements().await;
+        let fed = self.send(feed, steps, Some(Arguments::pace())).await?;
+        let after = self.acknowledgements().await;
+        let acks = Histogram(
+            after.0.iter().zip(&before.0).map(|((le, n), (_, m))| (*le, n - m)).collect(),
+        );
+        let mut set = |name: &str, better, value| {
+            report.set("acknowledgements", name, better, System::Ours, value);
+        };
+        set("samples per second", Neither, fed.samples as f64 / fed.took.as_secs_f64());
+        for (q, name) in [(0.5, "p50"), (0.99, "p99")] {
+            if !acks.0.is_empty() {
+                let ms = acks.quantile(q) * 1e3;
+                set(&format!("frame to durable acknowledgement, {name} ms"), Lower, ms);
+            }
+            let ms = fed.answers.quantile_ms(q);
+            set(&format!("remote write to its answer (spooled), {name} ms"), Lower, ms);
+        }
+        Ok(())
+    }
+
+    /// Sends scrapes, and waits until everything is acknowledged.
+    async fn send(
+        &self,
+        feed: &mut Feed,
+        steps: u64,
+        pace: Option<Duration>,
+    ) -> anyhow::Result<Fed> {
+        let urls: Vec<String> = self.agents.iter().map(Agent::write_url).collect();
+        let start = Instant::now();
+        let mut fed = feed.send(&urls, steps, pace).await?;
+        for agent in &self.agents {
+            eventually("everything is acknowledged", async || {
+                let waiting = agent.metric("tributary_agent_spool_frames_waiting", &[]).await;
+                (waiting == 0.0).then_some(())
+            })
+            .await;
+        }
+        fed.took = start.elapsed();
+        Ok(fed)
+    }
+
+    /// Asks how many samples are there, against how many were sent.
+    async fn count(&self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+        let rejected =
+            self.collector.metric("tributary_collector_ingest_samples_rejected_total", &[]).await;
+        ensure!(rejected == 0.0, "the collector refused {rejected} samples");
+        let minutes = (plan.end_ms() - plan.start_ms) / 60_000 + 60;
+        let expression =
+            format!("sum(count_over_time({{cluster=~\"{}\"}}[{minutes}m]))", clusters(plan));
+        let result = self.collector.query(&expression).await.context("counting samples")?;
+        let count = result[0]["value"][1].as_str().and_then(|text| text.parse::<f64>().ok());
+        let part = count.unwrap_or(0.0) / plan.samples() as f64;
+        report.set("loss", "part of the sent samples that is there", Higher, System::Ours, part);
+        Ok(())
+    }
+
+    /// Kills the collector, and waits until it is ready again.
+    async fn recover(&mut self, report: &mut Report) -> anyhow::Result<()> {
+        self.collector.process.kill();
+        self.collector.process.restart();
+        let took = ready(&self.collector.url, &mut self.collector.process).await?;
+        let ms = took.as_secs_f64() * 1e3;
+        report.set("recovery", "SIGKILL to ready again, ms", Lower, System::Ours, ms);
+        Ok(())
+    }
+
+    /// Looks at the data folder, with the collector running, and after it has ended well.
+    async fn disk(&mut self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+        let data = self.world.path("data");
+        let samples = plan.samples() as f64;
+        let mut set = |name: &str, better, bytes: u64| {
+            report.set("disk, bytes a sample", name, better, System::Ours, bytes as f64 / samples);
+        };
+        set("as ingested", Lower, meter::settled(&data, QUIET, AT_REST).await);
+        let ended = self.collector.process.terminate().await;
+        ensure!(
+            ended.success(),
+            "the collector ended with {ended}:\n{}",
+            self.collector.process.log()
+        );
+        let config = format!("--config.file={}", self.world.path("collector.yml").display());
+        let stats = self.world.succeed("tributary-collector", &["storage", "stats", &config]);
+        set("compacted", Lower, meter::disk_bytes(&data));
+        for line in stats.lines() {
+            let (name, number) = line.trim().rsplit_once(' ').unwrap_or_default();
+            if let (true, Ok(bytes)) = (name.contains("bytes"), number.parse()) {
+                set(&format!("of it {}", name.trim()), Neither, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn usage(&self) -> anyhow::Result<(Usage, Usage)> {
+        let agents = Usage::of_all(self.agents.iter().map(|agent| agent.process.id()))?;
+        Ok((agents, Usage::of(self.collector.process.id())?))
+    }
+
+    /// The agents' histograms of acknowledgement times, added up; empty if they have none.
+    async fn acknowledgements(&self) -> Histogram {
+        let mut sum = Histogram::default();
+        for agent in &self.agents {
+            if let Ok(answer) = http::get(&format!("{}/metrics", agent.url)).await {
+                sum.add(&answer.text(), ACK);
+            }
+        }
+        sum
+    }
+}
+
+/// A regular expression that matches the plan's clusters and nothing else.
+pub fn clusters(plan: &Plan) -> String {
+    let names: Vec<String> = (0..plan.clusters).map(|number| plan.cluster(number)).collect();
+    names.join("|")
+}
+
+/// Cumulative buckets: upper bound and count.
+#[derive(Debug, Default)]
+struct Histogram(Vec<(f64, f64)>);
+
+impl Histogram {
+    /// Adds the buckets of one exposition.
+    fn add(&mut self, text: &str, name: &str) {
+        let prefix = format!("{name}_bucket{{le=\"");
+        let found = text.lines().filter_map(|line| {
+            let (bound, count) = line.strip_prefix(&prefix)?.split_once("\"} ")?;
+            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+            Some((bound, count.split(' ').next()?.parse::<f64>().ok()?))
+        });
+        for (place, (bound, count)) in found.enumerate() {
+            match self.0.get_mut(place) {
+                Some(known) => known.1 += count,
+                None => self.0.push((bound, count)),
+            }
+        }
+    }
+
+    /// A quantile, straight between the bounds of its bucket.
+    fn quantile(&self, q: f64) -> f64 {
+        let rank = q * self.0.last().map_or(f64::NAN, |(_, count)| *count);
+        let (mut low, mut below) = (0.0, 0.0);
+        for (bound, count) in &self.0 {
+            if *count >= rank && *count > below {
+                let high = if bound.is_finite() { *bound } else { low };
+                return low + (high - low) * (rank - below) / (count - below);
+            }
+            (low, below) = (*bound, *count);
+        }
+        f64::NAN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_in_their_buckets() {
+        let mut histogram = Histogram::default();
+        let text = "x_bucket{le=\"0.1\"} 5\nx_bucket{le=\"0.2\"} 10\nx_bucket{le=\"+Inf\"} 10\n";
+        histogram.add(text, "x");
+        histogram.add(text, "x");
+        assert_eq!(
+            [0.25, 0.5, 0.75, 1.0].map(|q| histogram.quantile(q)),
+            [0.05, 0.1, 0.15000000000000002, 0.2]
+        );
+        assert!(Histogram::default().quantile(0.5).is_nan());
+    }
+}
