@@ -1,16 +1,16 @@
 //! The agent's own metrics: one registry, filled by the parts, written by `/metrics`.
 
 use std::sync::atomic::AtomicU64;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-
 use tributary_model::sample::Timestamp;
 
 use crate::spool::Status;
@@ -247,10 +247,33 @@ pub(crate) struct LinkMetrics {
     pub(crate) clock_ahead: Seconds,
     /// When the last acknowledgement came.
     pub(crate) last_ack_time: Seconds,
+    /// How long it took from sending a frame to its acknowledgement.
+    pub(crate) ack_seconds: AckSeconds,
     /// Frames sent and not acknowledged.
     pub(crate) in_flight: Gauge,
     /// How often the session waited because too many frames were in flight.
     pub(crate) window_full: Counter,
+}
+
+/// How long acknowledgements take.
+#[derive(Debug, Clone)]
+pub(crate) struct AckSeconds(Histogram);
+
+/// From a local collector's disk to one behind a slow link.
+const ACK_BUCKETS: [f64; 15] =
+    [0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
+
+impl Default for AckSeconds {
+    fn default() -> Self {
+        Self(Histogram::new(ACK_BUCKETS))
+    }
+}
+
+impl AckSeconds {
+    /// One acknowledgement.
+    pub(crate) fn observe(&self, time: Duration) {
+        self.0.observe(time.as_secs_f64());
+    }
 }
 
 /// How far an attempt came.
@@ -314,6 +337,11 @@ impl LinkMetrics {
             "tributary_agent_last_ack_timestamp_seconds",
             "When the last acknowledgement came",
             m.last_ack_time.clone(),
+        );
+        registry.register(
+            "tributary_agent_ack_seconds",
+            "Time from sending a frame to its acknowledgement",
+            m.ack_seconds.0.clone(),
         );
         registry.register(
             "tributary_agent_frames_in_flight",

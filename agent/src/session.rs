@@ -4,6 +4,7 @@
 mod care;
 mod clock;
 mod error;
+mod flight;
 mod live;
 
 use std::sync::Arc;

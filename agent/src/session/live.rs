@@ -13,6 +13,7 @@ use tributary_proto::v1;
 
 use super::care::Care;
 use super::clock::Clock;
+use super::flight::Flight;
 use super::{
     End, HEARTBEAT, LINGER, Line, SILENCE, Session, SessionError, blocking, now, send, unexpected,
 };
@@ -44,6 +45,7 @@ pub(super) struct Live<'a> {
     turn: &'a Turn,
     care: Care,
     clock: Clock,
+    flight: Flight,
     /// Not here while it reads.
     reader: Option<FrameReader>,
     seen: watch::Receiver<Seen>,
@@ -94,6 +96,7 @@ impl<'a> Live<'a> {
             turn,
             care,
             clock,
+            flight: Flight::new(session.metrics.ack_seconds.clone()),
             reader: Some(reader.await?),
             seen,
             generation,
@@ -225,6 +228,7 @@ impl<'a> Live<'a> {
 
     fn frame(&mut self, frame: Outgoing) -> v1::ToCollector {
         self.sent = self.sent.max(frame.seq);
+        self.flight.sent(frame.seq, Instant::now());
         self.metrics.frames_sent.inc();
         self.metrics.frame_bytes_sent.inc_by(frame.bytes.len() as u64);
         self.show();
@@ -270,6 +274,7 @@ impl<'a> Live<'a> {
         }
         if seq > self.acked {
             self.acked = seq;
+            self.flight.acknowledged(seq, Instant::now());
             self.metrics.last_ack_time.set(now().as_secs_f64());
             self.show();
             blocking(&self.spool, move |spool| spool.with(|spool| spool.ack(seq))).await?;

@@ -2,16 +2,20 @@
 //! table.
 
 mod feed;
+mod loss;
 mod meter;
 mod ours;
 mod peers;
+mod queries;
 mod report;
+mod vmagent;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Parser, ValueEnum};
+use queries::Answers;
 use report::{Report, System};
 use tokio::signal::unix::{SignalKind, signal};
 use tributary_tests::fleet_data::{Plan, Shape};
@@ -56,6 +60,12 @@ pub struct Arguments {
     /// Send the last scrapes of ours at a pace of one a second and cluster, to see how fast they are acknowledged.
     #[arg(long, value_name = "SCRAPES", default_value_t = 10)]
     paced: u64,
+    /// Ask everybody the same questions, too.
+    #[arg(long)]
+    queries: bool,
+    /// Kill our collector so many times right after an acknowledgement, and the others once.
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    kills: u64,
     /// Whom to measure; by default ours and whatever is found of the others.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<System>,
@@ -72,7 +82,7 @@ pub struct Arguments {
 
 const EXAMPLES: &str = "Examples:
   tests/bench                                               ours and what is in PATH, one hour
-  tests/bench --peers ~/peers/bin --hours 12                the size that is compared with goals
+  tests/bench --peers ~/peers/bin --hours 12 --queries      the size that is compared with goals
   tests/bench --only ours --shape churn --hours 6           ours alone, pods come and go
   tests/bench --only ours --bin-dir target/release -o json  without a build, for a script";
 
@@ -99,6 +109,7 @@ async fn main() -> anyhow::Result<()> {
         Output::Table => print!("{}", report.table()),
         Output::Json => println!("{}", report.json()),
     }
+    ensure!(report.is_well(), "what is marked with ! must not be");
     Ok(())
 }
 
@@ -115,21 +126,40 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
         plan.samples()
     ));
     let mut report = Report::default();
+    let mut answers = Answers::default();
     let peers = arguments.peers.as_deref();
     if arguments.wants(System::Ours) {
-        ours::measure(arguments, &plan, &mut report).await?;
+        ours::measure(arguments, &plan, &mut answers, &mut report).await?;
+        if arguments.kills > 0 {
+            loss::ours(&plan, arguments.kills, &mut report).await?;
+        }
     }
     for kind in [peers::PROMETHEUS, peers::VICTORIAMETRICS] {
         if arguments.wants(kind.system) {
-            peers::measure(kind, peers, &plan, &mut report).await?;
+            let peer = peers::measure(kind, peers, &plan, &mut report).await?;
+            if arguments.queries {
+                queries::measure(peer.asked(), &plan, &mut answers, &mut report).await?;
+            }
+            drop(peer);
+            if arguments.kills > 0 {
+                loss::peer(kind, peers, &plan, &mut report).await?;
+            }
         }
     }
+    if arguments.wants(System::Vmagent) {
+        vmagent::measure(peers, &plan, &mut report).await?;
+    }
+    queries::compare(&answers, &mut report)?;
     Ok(report)
 }
 
 impl Arguments {
     fn plan(&self) -> anyhow::Result<Plan> {
         ensure!(self.clusters > 0 && self.series > 0, "a fleet has clusters with series");
+        ensure!(
+            !self.queries || self.shape == Shape::Fleet,
+            "--queries asks for metrics that only --shape fleet has"
+        );
         ensure!(self.step > 0, "time between scrapes is at least a second");
         let step_ms = i64::from(self.step) * 1000;
         let steps = (self.hours * 3600.0 / f64::from(self.step)).round() as u64;

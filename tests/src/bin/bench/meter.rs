@@ -18,6 +18,11 @@ const BLOCK_BYTES: u64 = 512;
 const SYNCS: usize = 200;
 const SYNC_BYTES: usize = 8 << 10;
 
+/// A folder that has not changed for so long is at rest: longer than anybody keeps things in memory only.
+pub const QUIET: Duration = Duration::from_secs(6);
+/// The longest wait for that.
+pub const AT_REST: Duration = Duration::from_secs(120);
+
 /// What processes have used since they were started, or between two times.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {

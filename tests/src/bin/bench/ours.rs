@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use tributary_tests::eventually;
 use tributary_tests::fleet_data::Plan;
 use tributary_tests::http;
@@ -10,7 +10,9 @@ use tributary_tests::link::Link;
 use tributary_tests::world::{Agent, Collector, EVERYTHING, World};
 
 use crate::feed::{Fed, Feed};
-use crate::meter::{self, Usage, ready};
+use crate::meter::{self, AT_REST, QUIET, Usage, ready};
+use crate::peers;
+use crate::queries::{self, Answers, Asked};
 use crate::report::Better::{Higher, Lower, Neither};
 use crate::report::{Report, System};
 use crate::{Arguments, say};
@@ -18,24 +20,27 @@ use crate::{Arguments, say};
 /// No bound of a cluster's policy is in the way of what is measured.
 const POLICY: &str =
     "clusters: { '*': { max_series: 10000000, max_samples_per_second: 100000000 } }\n";
-/// A folder that has not changed for so long is at rest, and the longest wait for that.
-const QUIET: Duration = Duration::from_secs(3);
-const AT_REST: Duration = Duration::from_secs(60);
+/// A row that ours and vmagent have.
+pub const WIRE: &str = "all bytes of the connection, one frame a scrape";
 /// The histogram of an agent that says how long acknowledgements take.
 const ACK: &str = "tributary_agent_ack_seconds";
 
 /// A collector and its agents.
-struct Ours {
+pub struct Ours {
     world: World,
-    collector: Collector,
-    agents: Vec<Agent>,
-    wire: Link,
+    /// The collector.
+    pub collector: Collector,
+    /// The agents.
+    pub agents: Vec<Agent>,
+    /// Between them.
+    pub wire: Link,
 }
 
 /// Measures all of it.
 pub async fn measure(
     arguments: &Arguments,
     plan: &Plan,
+    answers: &mut Answers,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     say("ours: starting");
@@ -56,12 +61,21 @@ pub async fn measure(
     ours.count(plan, report).await?;
     say("ours: killing and starting again");
     ours.recover(report).await?;
+    if arguments.queries {
+        let asked = Asked {
+            system: System::Ours,
+            url: &ours.collector.url,
+            process: ours.collector.process.id(),
+        };
+        queries::measure(asked, plan, answers, report).await?;
+    }
     say("ours: looking at the disk");
     ours.disk(plan, report).await
 }
 
 impl Ours {
-    async fn start(plan: &Plan) -> Self {
+    /// Starts all of it, and waits until they are connected.
+    pub async fn start(plan: &Plan) -> Self {
         let world = World::new();
         let collector = world.collector(POLICY).await;
         let wire = Link::to(collector.ingest).await;
@@ -93,12 +107,7 @@ impl Ours {
         let mut set = |section, name: &str, better, value| {
             report.set(section, name, better, System::Ours, value);
         };
-        set(
-            "wire, bytes a sample",
-            "all bytes of the connection, both directions",
-            Lower,
-            wire as f64 / samples,
-        );
+        set("wire, bytes a sample", WIRE, Lower, wire as f64 / samples);
         set(
             "wire, bytes a sample",
             "remote write 1.0, bodies",
@@ -159,13 +168,10 @@ impl Ours {
         let urls: Vec<String> = self.agents.iter().map(Agent::write_url).collect();
         let start = Instant::now();
         let mut fed = feed.send(&urls, steps, pace).await?;
-        for agent in &self.agents {
-            eventually("everything is acknowledged", async || {
-                let waiting = agent.metric("tributary_agent_spool_frames_waiting", &[]).await;
-                (waiting == 0.0).then_some(())
-            })
-            .await;
-        }
+        eventually("everything is acknowledged", async || {
+            self.is_acknowledged().await.then_some(())
+        })
+        .await;
         fed.took = start.elapsed();
         Ok(fed)
     }
@@ -175,14 +181,24 @@ impl Ours {
         let rejected =
             self.collector.metric("tributary_collector_ingest_samples_rejected_total", &[]).await;
         ensure!(rejected == 0.0, "the collector refused {rejected} samples");
-        let minutes = (plan.end_ms() - plan.start_ms) / 60_000 + 60;
-        let expression =
-            format!("sum(count_over_time({{cluster=~\"{}\"}}[{minutes}m]))", clusters(plan));
-        let result = self.collector.query(&expression).await.context("counting samples")?;
-        let count = result[0]["value"][1].as_str().and_then(|text| text.parse::<f64>().ok());
-        let part = count.unwrap_or(0.0) / plan.samples() as f64;
+        let part = self.stored(plan).await? / plan.samples() as f64;
         report.set("loss", "part of the sent samples that is there", Higher, System::Ours, part);
         Ok(())
+    }
+
+    /// How many samples of the plan the collector has.
+    pub async fn stored(&self, plan: &Plan) -> anyhow::Result<f64> {
+        peers::stored(&self.collector.url, plan).await
+    }
+
+    /// Whether every frame is acknowledged.
+    pub async fn is_acknowledged(&self) -> bool {
+        for agent in &self.agents {
+            if agent.metric("tributary_agent_spool_frames_waiting", &[]).await != 0.0 {
+                return false;
+            }
+        }
+        true
     }
 
     /// Kills the collector, and waits until it is ready again.
@@ -236,12 +252,6 @@ impl Ours {
         }
         sum
     }
-}
-
-/// A regular expression that matches the plan's clusters and nothing else.
-pub fn clusters(plan: &Plan) -> String {
-    let names: Vec<String> = (0..plan.clusters).map(|number| plan.cluster(number)).collect();
-    names.join("|")
 }
 
 /// Cumulative buckets: upper bound and count.

@@ -14,15 +14,11 @@ use tributary_tests::process::Process;
 use tributary_tests::world::free_port;
 
 use crate::feed::Feed;
-use crate::meter::{self, Usage, ready};
-use crate::ours::clusters;
+use crate::meter::{self, AT_REST, QUIET, Usage, ready};
+use crate::queries::Asked;
 use crate::report::Better::{Higher, Lower, Neither};
 use crate::report::{Report, System};
 use crate::say;
-
-/// A merge that was asked for is over when the folder has not changed for so long; and the longest wait for that.
-const QUIET: Duration = Duration::from_secs(3);
-const MERGED: Duration = Duration::from_secs(120);
 
 /// How one of them is run and asked.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +30,8 @@ pub struct Kind {
     arguments: fn(data: &Path, port: u16) -> Vec<String>,
     /// Makes it put everything into its last form; the folder in which that is then.
     compact: &'static str,
-    /// Makes it write what it keeps in memory.
-    flush: Option<&'static str>,
+    /// What it keeps in memory is on the disk some seconds later, and not before.
+    is_late: bool,
 }
 
 /// Prometheus, as a receiver of remote write.
@@ -56,7 +52,7 @@ pub const PROMETHEUS: Kind = Kind {
     },
     // A snapshot has everything in blocks, the head too.
     compact: "/api/v1/admin/tsdb/snapshot",
-    flush: None,
+    is_late: false,
 };
 
 /// VictoriaMetrics, a single node.
@@ -74,7 +70,7 @@ pub const VICTORIAMETRICS: Kind = Kind {
         ]
     },
     compact: "/internal/force_merge",
-    flush: Some("/internal/force_flush"),
+    is_late: true,
 };
 
 /// One that runs, with its data in a folder that vanishes.
@@ -125,6 +121,15 @@ impl Peer {
         Ok(peer)
     }
 
+    /// To be asked.
+    pub fn asked(&self) -> Asked<'_> {
+        Asked { system: self.kind.system, url: &self.url, process: self.process.id() }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Where it is written to.
     pub fn write_url(&self) -> String {
         format!("{}/api/v1/write", self.url)
@@ -134,8 +139,11 @@ impl Peer {
         let before = Usage::of(self.process.id())?;
         let mut feed = Feed::new(plan, true);
         let fed = feed.send(&[self.write_url()], plan.steps, None).await?;
-        self.flush().await?;
+        let answered = Usage::of(self.process.id())?.since(before);
+        meter::settled(&self.data(), QUIET, AT_REST).await;
         let used = Usage::of(self.process.id())?.since(before);
+        // What counts is the work until everything is on the disk.
+        let durable = if self.kind.is_late { used } else { answered };
         let samples = fed.samples as f64;
         let mut set = |section, name: &str, better, value| {
             report.set(section, name, better, self.kind.system, value);
@@ -146,7 +154,7 @@ impl Peer {
             Neither,
             fed.bytes as f64 / samples,
         );
-        let speed = samples / used.cpu.as_secs_f64();
+        let speed = samples / durable.cpu.as_secs_f64();
         set("ingest", "samples per CPU-second, server", Higher, speed);
         set("ingest", "samples per second", Neither, samples / fed.took.as_secs_f64());
         let written = used.written as f64 / samples;
@@ -156,19 +164,19 @@ impl Peer {
     }
 
     async fn disk(&self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
-        let data = self.folder.path().join("data");
+        let data = self.data();
         let samples = plan.samples() as f64;
         let mut set = |name: &str, bytes: u64| {
             let each = bytes as f64 / samples;
             report.set("disk, bytes a sample", name, Lower, self.kind.system, each);
         };
-        set("as ingested", meter::settled(&data, QUIET, MERGED).await);
+        set("as ingested", meter::settled(&data, QUIET, AT_REST).await);
         let answer = self.post(self.kind.compact).await?;
         let compacted = match answer["data"]["name"].as_str() {
             Some(name) => data.join("snapshots").join(name),
             None => data.clone(),
         };
-        set("compacted", meter::settled(&compacted, QUIET, MERGED).await);
+        set("compacted", meter::settled(&compacted, QUIET, AT_REST).await);
         if compacted != data {
             std::fs::remove_dir_all(compacted)?;
         }
@@ -191,23 +199,15 @@ impl Peer {
 
     /// How many samples of the plan it has.
     pub async fn stored(&self, plan: &Plan) -> anyhow::Result<f64> {
-        let minutes = (plan.end_ms() - plan.start_ms) / 60_000 + 1;
-        let selector = format!("{{cluster=~\"{}\"}}", clusters(plan));
-        let expression = format!("sum(count_over_time({selector}[{minutes}m]))");
-        let time = (plan.end_ms() / 1000).to_string();
-        let fields = [("query", &*expression), ("time", &*time), ("nocache", "1")];
-        let answer = http::post_form(&format!("{}/api/v1/query", self.url), &fields).await?;
-        let json = answer.json();
-        ensure!(json["status"] == "success", "{expression}: {}", answer.text());
-        let count = json["data"]["result"][0]["value"][1].as_str().unwrap_or("0");
-        Ok(count.parse()?)
+        stored(&self.url, plan).await
     }
 
-    async fn flush(&self) -> anyhow::Result<()> {
-        if let Some(path) = self.kind.flush {
-            self.post(path).await?;
-        }
-        Ok(())
+    /// A value of its own metrics; zero if it is not there yet.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let answer = http::get(&format!("{}/metrics", self.url)).await?;
+        let text = answer.text();
+        let mut found = text.lines().filter_map(|line| line.strip_prefix(name));
+        Ok(found.next().and_then(|value| value.trim().parse().ok()).unwrap_or(0.0))
     }
 
     async fn post(&self, path: &str) -> anyhow::Result<Value> {
@@ -218,6 +218,21 @@ impl Peer {
         }
         Ok(answer.json())
     }
+}
+
+/// How many samples of the plan somebody has.
+pub async fn stored(url: &str, plan: &Plan) -> anyhow::Result<f64> {
+    let names: Vec<String> = (0..plan.clusters).map(|number| plan.cluster(number)).collect();
+    let minutes = (plan.end_ms() - plan.start_ms) / 60_000 + 1;
+    let selector = format!("{{cluster=~\"{}\"}}", names.join("|"));
+    let expression = format!("sum(count_over_time({selector}[{minutes}m]))");
+    let time = (plan.end_ms() / 1000).to_string();
+    let fields = [("query", &*expression), ("time", &*time), ("nocache", "1")];
+    let answer = http::post_form(&format!("{url}/api/v1/query"), &fields).await?;
+    let json = answer.json();
+    ensure!(json["status"] == "success", "{expression}: {}", answer.text());
+    let count = json["data"]["result"][0]["value"][1].as_str().unwrap_or("0");
+    Ok(count.parse()?)
 }
 
 /// A program in a folder, or in one of PATH.

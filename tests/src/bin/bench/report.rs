@@ -55,6 +55,7 @@ struct Row {
 pub struct Report {
     rows: Vec<Row>,
     notes: Vec<String>,
+    failures: Vec<String>,
 }
 
 impl Report {
@@ -83,6 +84,16 @@ impl Report {
         self.notes.push(text.into());
     }
 
+    /// Adds something that must not be.
+    pub fn fail(&mut self, text: impl Into<String>) {
+        self.failures.push(text.into());
+    }
+
+    /// Whether nothing was found that must not be.
+    pub fn is_well(&self) -> bool {
+        self.failures.is_empty()
+    }
+
     /// As people read it.
     pub fn table(&self) -> String {
         let systems: Vec<System> = System::value_variants()
@@ -107,11 +118,14 @@ impl Report {
             lines.push(line);
         }
         let mut text = aligned(&lines);
-        if !self.notes.is_empty() {
+        if !self.notes.is_empty() || !self.failures.is_empty() {
             text += "\n";
         }
         for note in &self.notes {
             text += &format!("* {note}\n");
+        }
+        for failure in &self.failures {
+            text += &format!("! {failure}\n");
         }
         text
     }
@@ -131,7 +145,7 @@ impl Report {
                 "better_by": row.ratio(),
             })
         });
-        json!({ "rows": rows.collect::<Vec<_>>(), "notes": self.notes })
+        json!({ "rows": rows.collect::<Vec<_>>(), "notes": self.notes, "failures": self.failures })
     }
 }
 
@@ -199,6 +213,7 @@ mod tests {
         report.set("ingest", "memory", Better::Lower, System::Victoriametrics, 125.0);
         report.set("ingest", "speed", Better::Higher, System::Prometheus, 2e6);
         report.note("a note");
+        report.fail("a failure");
         let expected = "
 ingest      ours  prometheus  victoriametrics  better by
   speed   3.00 M      2.00 M                -      1.50×
@@ -208,6 +223,7 @@ disk        ours  prometheus  victoriametrics  better by
   bytes        0           -                -          -
 
 * a note
+! a failure
 ";
         assert_eq!(report.table(), expected);
         let json = report.json();
