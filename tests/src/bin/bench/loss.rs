@@ -11,12 +11,9 @@ use crate::feed::Feed;
 use crate::meter::ready;
 use crate::ours::Ours;
 use crate::peers::{Kind, Peer};
-use crate::report::Better::{Higher, Lower};
 use crate::report::{Report, System};
-use crate::say;
+use crate::{measures, say};
 
-const SECTION: &str = "loss";
-const LOST: &str = "SIGKILL after the last answer, % of acknowledged lost";
 /// Scrapes that a peer is sent before it is killed: about two seconds of work, and less than what it may hold back.
 const PEER_STEPS: u64 = 60;
 /// What ours is sent before each kill.
@@ -44,8 +41,8 @@ pub async fn ours(plan: &Plan, kills: u64, report: &mut Report) -> anyhow::Resul
         ours.wire.mend();
     }
     let percent = 100.0 * lost / plan.samples() as f64;
-    report.set(SECTION, LOST, Lower, System::Ours, percent);
-    report.set(SECTION, "of so many kills", Higher, System::Ours, kills as f64);
+    report.set(&measures::LOST, System::Ours, percent);
+    report.set(&measures::KILLS, System::Ours, kills as f64);
     Ok(())
 }
 
@@ -72,7 +69,7 @@ pub async fn peer(
     Feed::new(&plan, true).send(&[peer.write_url()], plan.steps, None).await?;
     peer.recover().await?;
     let lost = plan.samples() as f64 - peer.stored(&plan).await.context("counting samples")?;
-    report.set(SECTION, LOST, Lower, kind.system, 100.0 * lost / plan.samples() as f64);
-    report.set(SECTION, "of so many kills", Higher, kind.system, 1.0);
+    report.set(&measures::LOST, kind.system, 100.0 * lost / plan.samples() as f64);
+    report.set(&measures::KILLS, kind.system, 1.0);
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod feed;
 mod loss;
+mod measures;
 mod meter;
 mod ours;
 mod peers;

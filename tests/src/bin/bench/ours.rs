@@ -11,17 +11,14 @@ use tributary_tests::world::{Agent, Collector, EVERYTHING, World};
 
 use crate::feed::{Fed, Feed};
 use crate::meter::{self, AT_REST, QUIET, Usage, ready};
-use crate::peers;
 use crate::queries::{self, Answers, Asked};
-use crate::report::Better::{Higher, Lower, Neither};
-use crate::report::{Report, System};
-use crate::{Arguments, say};
+use crate::report::Better::Neither;
+use crate::report::{Measure, Report, System};
+use crate::{Arguments, measures, peers, say};
 
 /// No bound of a cluster's policy is in the way of what is measured.
 const POLICY: &str =
     "clusters: { '*': { max_series: 10000000, max_samples_per_second: 100000000 } }\n";
-/// A row that ours and vmagent have.
-pub const WIRE: &str = "all bytes of the connection, one frame a scrape";
 /// The histogram of an agent that says how long acknowledgements take.
 const ACK: &str = "tributary_agent_ack_seconds";
 
@@ -52,11 +49,8 @@ pub async fn measure(
     if arguments.paced > 0 {
         say("ours: ingesting at a pace");
         ours.paced(&mut feed, arguments.paced, report).await?;
-        for (name, q) in
-            [("the disk's own fdatasync, p50 ms", 0.5), ("the disk's own fdatasync, p99 ms", 0.99)]
-        {
-            report.set("acknowledgements", name, Neither, System::Ours, disk.quantile_ms(q));
-        }
+        report.set(&measures::SYNC_P50, System::Ours, disk.quantile_ms(0.5));
+        report.set(&measures::SYNC_P99, System::Ours, disk.quantile_ms(0.99));
     }
     ours.count(plan, report).await?;
     say("ours: killing and starting again");
@@ -97,36 +91,26 @@ impl Ours {
         steps: u64,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let (agents, collector) = self.usage()?;
+        let before = self.usage()?;
         let wire = self.wire.carried_bytes();
         let fed = self.send(feed, steps, None).await?;
-        let (agents, collector) =
-            self.usage().map(|(a, c)| (a.since(agents), c.since(collector)))?;
+        let durable = self.usage()?.since(&before);
         let wire = self.wire.carried_bytes() - wire;
+        let disk = meter::settled(&self.world.path("data"), QUIET, AT_REST).await;
+        let rest = self.usage()?.since(&before);
         let samples = fed.samples as f64;
-        let mut set = |section, name: &str, better, value| {
-            report.set(section, name, better, System::Ours, value);
-        };
-        set("wire, bytes a sample", WIRE, Lower, wire as f64 / samples);
-        set(
-            "wire, bytes a sample",
-            "remote write 1.0, bodies",
-            Neither,
-            fed.bytes as f64 / samples,
-        );
-        set("ingest", "samples per CPU-second, agents", Higher, samples / agents.cpu.as_secs_f64());
-        set(
-            "ingest",
-            "samples per CPU-second, server",
-            Higher,
-            samples / collector.cpu.as_secs_f64(),
-        );
-        set("ingest", "samples per second", Neither, samples / fed.took.as_secs_f64());
-        set("ingest", "bytes written a sample, server", Lower, collector.written as f64 / samples);
-        set("ingest", "bytes written a sample, agents", Neither, agents.written as f64 / samples);
-        set("ingest", "peak memory MB, server", Lower, collector.peak_bytes as f64 / 1e6);
-        let each = agents.peak_bytes as f64 / 1e6 / self.agents.len() as f64;
-        set("ingest", "peak memory MB, one agent", Lower, each);
+        let mut set = |measure, value| report.set(measure, System::Ours, value);
+        set(&measures::WIRE, wire as f64 / samples);
+        set(&measures::BODIES, fed.bytes as f64 / samples);
+        set(&measures::AGENT_SPEED, samples / durable.agents.cpu.as_secs_f64());
+        set(&measures::SERVER_SPEED, samples / durable.collector.cpu.as_secs_f64());
+        set(&measures::SPEED, samples / fed.took.as_secs_f64());
+        set(&measures::SERVER_WRITTEN, rest.collector.written as f64 / samples);
+        set(&measures::AGENT_WRITTEN, rest.agents.written as f64 / samples);
+        set(&measures::SERVER_MEMORY, rest.collector.peak_bytes as f64 / 1e6);
+        let each = rest.agents.peak_bytes as f64 / 1e6 / self.agents.len() as f64;
+        set(&measures::AGENT_MEMORY, each);
+        set(&measures::INGESTED, disk as f64 / samples);
         Ok(())
     }
 
@@ -143,18 +127,12 @@ impl Ours {
         let acks = Histogram(
             after.0.iter().zip(&before.0).map(|((le, n), (_, m))| (*le, n - m)).collect(),
         );
-        let mut set = |name: &str, better, value| {
-            report.set("acknowledgements", name, better, System::Ours, value);
-        };
-        set("samples per second", Neither, fed.samples as f64 / fed.took.as_secs_f64());
-        for (q, name) in [(0.5, "p50"), (0.99, "p99")] {
-            if !acks.0.is_empty() {
-                let ms = acks.quantile(q) * 1e3;
-                set(&format!("frame to durable acknowledgement, {name} ms"), Lower, ms);
-            }
-            let ms = fed.answers.quantile_ms(q);
-            set(&format!("remote write to its answer (spooled), {name} ms"), Lower, ms);
-        }
+        let mut set = |measure, value| report.set(measure, System::Ours, value);
+        set(&measures::PACE, fed.samples as f64 / fed.took.as_secs_f64());
+        set(&measures::ACK_P50, acks.quantile(0.5) * 1e3);
+        set(&measures::ACK_P99, acks.quantile(0.99) * 1e3);
+        set(&measures::ANSWER_P50, fed.answers.quantile_ms(0.5));
+        set(&measures::ANSWER_P99, fed.answers.quantile_ms(0.99));
         Ok(())
     }
 
@@ -182,7 +160,7 @@ impl Ours {
             self.collector.metric("tributary_collector_ingest_samples_rejected_total", &[]).await;
         ensure!(rejected == 0.0, "the collector refused {rejected} samples");
         let part = self.stored(plan).await? / plan.samples() as f64;
-        report.set("loss", "part of the sent samples that is there", Higher, System::Ours, part);
+        report.set(&measures::STORED, System::Ours, part);
         Ok(())
     }
 
@@ -207,39 +185,34 @@ impl Ours {
         self.collector.process.restart();
         let took = ready(&self.collector.url, &mut self.collector.process).await?;
         let ms = took.as_secs_f64() * 1e3;
-        report.set("recovery", "SIGKILL to ready again, ms", Lower, System::Ours, ms);
+        report.set(&measures::READY, System::Ours, ms);
         Ok(())
     }
 
-    /// Looks at the data folder, with the collector running, and after it has ended well.
+    /// Looks at the data folder after an ordered end.
     async fn disk(&mut self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
-        let data = self.world.path("data");
         let samples = plan.samples() as f64;
-        let mut set = |name: &str, better, bytes: u64| {
-            report.set("disk, bytes a sample", name, better, System::Ours, bytes as f64 / samples);
-        };
-        set("as ingested", Lower, meter::settled(&data, QUIET, AT_REST).await);
-        let ended = self.collector.process.terminate().await;
-        ensure!(
-            ended.success(),
-            "the collector ended with {ended}:\n{}",
-            self.collector.process.log()
-        );
+        let process = &mut self.collector.process;
+        let ended = process.terminate().await;
+        ensure!(ended.success(), "the collector ended with {ended}:\n{}", process.log());
         let config = format!("--config.file={}", self.world.path("collector.yml").display());
         let stats = self.world.succeed("tributary-collector", &["storage", "stats", &config]);
-        set("compacted", Lower, meter::disk_bytes(&data));
+        let bytes = meter::disk_bytes(&self.world.path("data")) as f64;
+        report.set(&measures::COMPACTED, System::Ours, bytes / samples);
         for line in stats.lines() {
             let (name, number) = line.trim().rsplit_once(' ').unwrap_or_default();
-            if let (true, Ok(bytes)) = (name.contains("bytes"), number.parse()) {
-                set(&format!("of it {}", name.trim()), Neither, bytes);
+            if let (true, Ok(bytes)) = (name.contains("bytes"), number.parse::<f64>()) {
+                let name = format!("ours: {}", name.trim());
+                let measure = Measure::named(measures::DISK, name, Neither);
+                report.set(&measure, System::Ours, bytes / samples);
             }
         }
         Ok(())
     }
 
-    fn usage(&self) -> anyhow::Result<(Usage, Usage)> {
+    fn usage(&self) -> anyhow::Result<Used> {
         let agents = Usage::of_all(self.agents.iter().map(|agent| agent.process.id()))?;
-        Ok((agents, Usage::of(self.collector.process.id())?))
+        Ok(Used { agents, collector: Usage::of(self.collector.process.id())? })
     }
 
     /// The agents' histograms of acknowledgement times, added up; empty if they have none.
@@ -251,6 +224,19 @@ impl Ours {
             }
         }
         sum
+    }
+}
+
+/// What both sides used.
+struct Used {
+    agents: Usage,
+    collector: Usage,
+}
+
+impl Used {
+    fn since(&self, before: &Self) -> Self {
+        let agents = self.agents.since(before.agents);
+        Self { agents, collector: self.collector.since(before.collector) }
     }
 }
 

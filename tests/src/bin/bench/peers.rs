@@ -16,9 +16,8 @@ use tributary_tests::world::free_port;
 use crate::feed::Feed;
 use crate::meter::{self, AT_REST, QUIET, Usage, ready};
 use crate::queries::Asked;
-use crate::report::Better::{Higher, Lower, Neither};
 use crate::report::{Report, System};
-use crate::say;
+use crate::{measures, say};
 
 /// How one of them is run and asked.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +100,7 @@ pub async fn measure(
     peer.disk(plan, report).await?;
     say(&format!("{name}: killing and starting again"));
     let ms = peer.recover().await?.as_secs_f64() * 1e3;
-    report.set("recovery", "SIGKILL to ready again, ms", Lower, kind.system, ms);
+    report.set(&measures::READY, kind.system, ms);
     Ok(peer)
 }
 
@@ -140,43 +139,31 @@ impl Peer {
         let mut feed = Feed::new(plan, true);
         let fed = feed.send(&[self.write_url()], plan.steps, None).await?;
         let answered = Usage::of(self.process.id())?.since(before);
-        meter::settled(&self.data(), QUIET, AT_REST).await;
+        let disk = meter::settled(&self.data(), QUIET, AT_REST).await;
         let used = Usage::of(self.process.id())?.since(before);
         // What counts is the work until everything is on the disk.
         let durable = if self.kind.is_late { used } else { answered };
         let samples = fed.samples as f64;
-        let mut set = |section, name: &str, better, value| {
-            report.set(section, name, better, self.kind.system, value);
-        };
-        set(
-            "wire, bytes a sample",
-            "remote write 1.0, bodies",
-            Neither,
-            fed.bytes as f64 / samples,
-        );
-        let speed = samples / durable.cpu.as_secs_f64();
-        set("ingest", "samples per CPU-second, server", Higher, speed);
-        set("ingest", "samples per second", Neither, samples / fed.took.as_secs_f64());
-        let written = used.written as f64 / samples;
-        set("ingest", "bytes written a sample, server", Lower, written);
-        set("ingest", "peak memory MB, server", Lower, used.peak_bytes as f64 / 1e6);
+        let mut set = |measure, value| report.set(measure, self.kind.system, value);
+        set(&measures::BODIES, fed.bytes as f64 / samples);
+        set(&measures::SERVER_SPEED, samples / durable.cpu.as_secs_f64());
+        set(&measures::SPEED, samples / fed.took.as_secs_f64());
+        set(&measures::SERVER_WRITTEN, used.written as f64 / samples);
+        set(&measures::SERVER_MEMORY, used.peak_bytes as f64 / 1e6);
+        set(&measures::INGESTED, disk as f64 / samples);
         Ok(())
     }
 
     async fn disk(&self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
         let data = self.data();
         let samples = plan.samples() as f64;
-        let mut set = |name: &str, bytes: u64| {
-            let each = bytes as f64 / samples;
-            report.set("disk, bytes a sample", name, Lower, self.kind.system, each);
-        };
-        set("as ingested", meter::settled(&data, QUIET, AT_REST).await);
         let answer = self.post(self.kind.compact).await?;
         let compacted = match answer["data"]["name"].as_str() {
             Some(name) => data.join("snapshots").join(name),
             None => data.clone(),
         };
-        set("compacted", meter::settled(&compacted, QUIET, AT_REST).await);
+        let bytes = meter::settled(&compacted, QUIET, AT_REST).await as f64;
+        report.set(&measures::COMPACTED, self.kind.system, bytes / samples);
         if compacted != data {
             std::fs::remove_dir_all(compacted)?;
         }
@@ -192,8 +179,7 @@ impl Peer {
 
     async fn count(&self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
         let part = self.stored(plan).await? / plan.samples() as f64;
-        let name = "part of the sent samples that is there";
-        report.set("loss", name, Higher, self.kind.system, part);
+        report.set(&measures::STORED, self.kind.system, part);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The table: a row for each thing that was measured, a column for each program, and how we compare.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use clap::ValueEnum;
@@ -41,12 +42,30 @@ pub enum Better {
     Neither,
 }
 
+/// What can be measured: a row of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measure {
+    section: &'static str,
+    name: Cow<'static, str>,
+    better: Better,
+}
+
+impl Measure {
+    /// One with a name that is known.
+    pub const fn new(section: &'static str, name: &'static str, better: Better) -> Self {
+        Self { section, name: Cow::Borrowed(name), better }
+    }
+
+    /// One with a name that is not.
+    pub const fn named(section: &'static str, name: String, better: Better) -> Self {
+        Self { section, name: Cow::Owned(name), better }
+    }
+}
+
 /// What was measured.
 #[derive(Debug)]
 struct Row {
-    section: &'static str,
-    name: String,
-    better: Better,
+    measure: Measure,
     values: BTreeMap<System, f64>,
 }
 
@@ -60,22 +79,14 @@ pub struct Report {
 
 impl Report {
     /// Puts a value into its row.
-    pub fn set(
-        &mut self,
-        section: &'static str,
-        name: &str,
-        better: Better,
-        system: System,
-        value: f64,
-    ) {
-        let same = |row: &&mut Row| row.section == section && row.name == name;
-        if let Some(row) = self.rows.iter_mut().find(same) {
+    pub fn set(&mut self, measure: &Measure, system: System, value: f64) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.measure == *measure) {
             row.values.insert(system, value);
             return;
         }
-        let row = Row { section, name: name.to_owned(), better, values: [(system, value)].into() };
+        let row = Row { measure: measure.clone(), values: [(system, value)].into() };
         // Behind the last row of its section.
-        let place = self.rows.iter().rposition(|row| row.section == section);
+        let place = self.rows.iter().rposition(|row| row.measure.section == measure.section);
         self.rows.insert(place.map_or(self.rows.len(), |place| place + 1), row);
     }
 
@@ -104,14 +115,14 @@ impl Report {
         let mut lines: Vec<Vec<String>> = Vec::new();
         let mut section = "";
         for row in &self.rows {
-            if row.section != section {
-                section = row.section;
+            if row.measure.section != section {
+                section = row.measure.section;
                 let mut head = vec![section.to_owned()];
                 head.extend(systems.iter().map(|system| system.name().to_owned()));
                 head.push("better by".to_owned());
                 lines.extend([Vec::new(), head]);
             }
-            let mut line = vec![format!("  {}", row.name)];
+            let mut line = vec![format!("  {}", row.measure.name)];
             let value = |system| row.values.get(system).map_or("-".to_owned(), |v| short(*v));
             line.extend(systems.iter().map(value));
             line.push(row.ratio().map_or("-".to_owned(), |ratio| format!("{}×", short(ratio))));
@@ -139,8 +150,8 @@ impl Report {
                 .map(|(system, value)| (system.name(), value.is_finite().then_some(*value)))
                 .collect();
             json!({
-                "section": row.section,
-                "name": row.name,
+                "section": row.measure.section,
+                "name": row.measure.name,
                 "values": values,
                 "better_by": row.ratio(),
             })
@@ -155,7 +166,7 @@ impl Row {
         let ours = *self.values.get(&System::Ours)?;
         let others =
             self.values.iter().filter(|(system, _)| **system != System::Ours).map(|(_, v)| *v);
-        let ratio = match self.better {
+        let ratio = match self.measure.better {
             Better::Lower => others.reduce(f64::min)? / ours,
             Better::Higher => ours / others.reduce(f64::max)?,
             Better::Neither => return None,
@@ -206,12 +217,16 @@ mod tests {
     #[test]
     fn rows_stand_in_their_sections_and_ratios_compare_with_the_best_peer() {
         let mut report = Report::default();
-        report.set("ingest", "speed", Better::Higher, System::Ours, 3e6);
-        report.set("disk", "bytes", Better::Lower, System::Ours, 0.0);
-        report.set("ingest", "memory", Better::Lower, System::Ours, 50.0);
-        report.set("ingest", "memory", Better::Lower, System::Prometheus, 200.0);
-        report.set("ingest", "memory", Better::Lower, System::Victoriametrics, 125.0);
-        report.set("ingest", "speed", Better::Higher, System::Prometheus, 2e6);
+        report.set(&Measure::new("ingest", "speed", Better::Higher), System::Ours, 3e6);
+        report.set(&Measure::new("disk", "bytes", Better::Lower), System::Ours, 0.0);
+        report.set(&Measure::new("ingest", "memory", Better::Lower), System::Ours, 50.0);
+        report.set(&Measure::new("ingest", "memory", Better::Lower), System::Prometheus, 200.0);
+        report.set(
+            &Measure::new("ingest", "memory", Better::Lower),
+            System::Victoriametrics,
+            125.0,
+        );
+        report.set(&Measure::new("ingest", "speed", Better::Higher), System::Prometheus, 2e6);
         report.note("a note");
         report.fail("a failure");
         let expected = "

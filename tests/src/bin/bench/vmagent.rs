@@ -15,9 +15,8 @@ use tributary_tests::world::free_port;
 use crate::feed::{Fed, Feed};
 use crate::meter::{Usage, ready};
 use crate::peers::{Peer, VICTORIAMETRICS, find};
-use crate::report::Better::{Higher, Lower};
 use crate::report::{Report, System};
-use crate::say;
+use crate::{measures, say};
 
 /// It sends what it has in this interval. The default is a second; this is the same, sooner: one block for each scrape.
 const FLUSH: Duration = Duration::from_millis(200);
@@ -38,8 +37,7 @@ pub async fn measure(
     let before = agent.wire.carried_bytes();
     let fed = agent.send(&one, Some(PACE)).await?;
     let bytes = (agent.wire.carried_bytes() - before) as f64 / fed.samples as f64;
-    let name = crate::ours::WIRE;
-    report.set("wire, bytes a sample", name, Lower, System::Vmagent, bytes);
+    report.set(&measures::WIRE, System::Vmagent, bytes);
 
     say("vmagent: as fast as it takes it");
     let before = Usage::of(agent.process.id())?;
@@ -47,11 +45,9 @@ pub async fn measure(
     let fed = agent.send(&many, None).await?;
     let used = Usage::of(agent.process.id())?.since(before);
     let samples = fed.samples as f64;
-    let mut set = |name: &str, better, value| {
-        report.set("ingest", name, better, System::Vmagent, value);
-    };
-    set("samples per CPU-second, agents", Higher, samples / used.cpu.as_secs_f64());
-    set("peak memory MB, one agent", Lower, used.peak_bytes as f64 / 1e6);
+    let mut set = |measure, value| report.set(measure, System::Vmagent, value);
+    set(&measures::AGENT_SPEED, samples / used.cpu.as_secs_f64());
+    set(&measures::AGENT_MEMORY, used.peak_bytes as f64 / 1e6);
     Ok(())
 }
 
