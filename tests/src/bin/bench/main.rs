@@ -12,10 +12,12 @@ mod report;
 mod vmagent;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use queries::Answers;
 use report::{Report, System};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +34,12 @@ use tributary_tests::world::use_binaries;
 ///
 /// The programs run one after the other, so that nobody disturbs anybody. CPU time, memory and bytes written are the
 /// whole process', as the kernel counts them. In the last column, 2× means: twice as good as the best of the others.
+///
+/// Rows that need a word: a server's CPU time counts until everything is on its disk; bytes written count until its folder
+/// is at rest. Compacted is, for ours, after an ordered end; for Prometheus, a snapshot, which has everything in blocks;
+/// for VictoriaMetrics, after a forced merge. All of the wire is counted between the agents and the server, in both
+/// directions; vmagent is given one scrape after the other for that, so that it sends one block for each. Queries are
+/// asked after a restart, VictoriaMetrics with nocache=1; ours must answer what Prometheus answers, to 1e-9.
 ///
 /// The size that is compared with goals is --hours 12; the default is over in a minute or two. Folders are made below
 /// $TMPDIR: point that at the disk that is meant. Everything ends with Ctrl-C.
@@ -97,12 +105,25 @@ enum Output {
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let plan = arguments.plan().unwrap_or_else(|error| {
+        Arguments::command().error(ErrorKind::ValueValidation, format!("{error:#}")).exit()
+    });
+    match run(&arguments, &plan).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments, plan: &Plan) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     // Whatever ends this ends the processes and folders, too: they are dropped with the future.
     let report = tokio::select! {
-        report = measure(&arguments) => report?,
+        report = measure(arguments, plan) => report?,
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         _ = terminate.recv() => bail!("terminated"),
     };
@@ -114,8 +135,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
-    let plan = arguments.plan()?;
+async fn measure(arguments: &Arguments, plan: &Plan) -> anyhow::Result<Report> {
     let own = std::env::current_exe().context("finding our own binaries")?;
     let folder = own.parent().map(PathBuf::from);
     use_binaries(arguments.bin_dir.clone().or(folder).context("no folder of binaries")?);
@@ -130,25 +150,25 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
     let mut answers = Answers::default();
     let peers = arguments.peers.as_deref();
     if arguments.wants(System::Ours) {
-        ours::measure(arguments, &plan, &mut answers, &mut report).await?;
+        ours::measure(arguments, plan, &mut answers, &mut report).await?;
         if arguments.kills > 0 {
-            loss::ours(&plan, arguments.kills, &mut report).await?;
+            loss::ours(plan, arguments.kills, &mut report).await?;
         }
     }
     for kind in [peers::PROMETHEUS, peers::VICTORIAMETRICS] {
         if arguments.wants(kind.system) {
-            let peer = peers::measure(kind, peers, &plan, &mut report).await?;
+            let peer = peers::measure(kind, peers, plan, &mut report).await?;
             if arguments.queries {
-                queries::measure(peer.asked(), &plan, &mut answers, &mut report).await?;
+                queries::measure(peer.asked(), plan, &mut answers, &mut report).await?;
             }
             drop(peer);
             if arguments.kills > 0 {
-                loss::peer(kind, peers, &plan, &mut report).await?;
+                loss::peer(kind, peers, plan, &mut report).await?;
             }
         }
     }
     if arguments.wants(System::Vmagent) {
-        vmagent::measure(peers, &plan, &mut report).await?;
+        vmagent::measure(peers, plan, &mut report).await?;
     }
     queries::compare(&answers, &mut report)?;
     Ok(report)
@@ -161,6 +181,9 @@ impl Arguments {
             !self.queries || self.shape == Shape::Fleet,
             "--queries asks for metrics that only --shape fleet has"
         );
+        if let Some(absent) = self.only.iter().find(|system| !self.is_there(**system)) {
+            bail!("the program of {} is neither in --peers nor in PATH", absent.name());
+        }
         ensure!(self.step > 0, "time between scrapes is at least a second");
         let step_ms = i64::from(self.step) * 1000;
         let steps = (self.hours * 3600.0 / f64::from(self.step)).round() as u64;
@@ -180,13 +203,19 @@ impl Arguments {
         if !self.only.is_empty() {
             return self.only.contains(&system);
         }
-        let program = match system {
-            System::Ours => return true,
-            System::Prometheus => "prometheus",
-            System::Victoriametrics => "victoria-metrics",
-            System::Vmagent => "vmagent",
-        };
-        peers::find(program, self.peers.as_deref()).is_some()
+        self.is_there(system)
+    }
+
+    /// Whether somebody's program can be found.
+    fn is_there(&self, system: System) -> bool {
+        let found = |program| peers::find(program, self.peers.as_deref()).is_some();
+        match system {
+            System::Ours => true,
+            System::Prometheus => found("prometheus"),
+            System::Victoriametrics => found("victoria-metrics"),
+            // It passes on to the other.
+            System::Vmagent => found("vmagent") && found("victoria-metrics"),
+        }
     }
 
     /// How long a paced scrape has.
