@@ -343,8 +343,8 @@ impl Place {
                 let at = 1e4 + (level * 4e7).floor();
                 Motion::Walk { random, chance: 0.4, quantum: 4096.0, reach: 80.0, at }
             }
-            Kind::Flag => Motion::Still(f64::from(number % PHASES.len() == 0)),
-            Kind::Request if number % RESOURCES.len() == 0 => {
+            Kind::Flag => Motion::Still(f64::from(number.is_multiple_of(PHASES.len()))),
+            Kind::Request if number.is_multiple_of(RESOURCES.len()) => {
                 Motion::Still([0.1, 0.25, 0.5, 1.0, 2.0][random.below(5)])
             }
             Kind::Request => Motion::Still((1_u64 << (26 + random.below(6))) as f64),
