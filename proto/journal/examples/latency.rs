@@ -50,9 +50,8 @@ fn latency(dir: &Path, rounds: usize) -> Result<(), Failure> {
         let (mut journal, _) = Journal::open(options)?;
         let mut subjects: Vec<(&str, Subject<'_>)> = Vec::new();
         for (name, prepare) in BARE {
-            let path = dir.join("latency.bare");
-            let file = OpenOptions::new().create_new(true).write(true).open(&path)?;
-            fs::remove_file(path)?;
+            let path = folder.join(name);
+            let file = OpenOptions::new().create_new(true).write(true).open(path)?;
             prepare(&file)?;
             file.sync_all()?;
             let mut at = 0;

@@ -5,9 +5,10 @@
 mod cursor;
 mod error;
 mod frame;
+mod reader;
+mod recover;
 mod segment;
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -83,6 +84,8 @@ pub struct Journal {
     salt: u64,
     /// The current segment's length in the file.
     written: u64,
+    /// Up to where disk space was taken in advance.
+    allocated: u64,
     /// Records appended but not written.
     buffer: Vec<u8>,
     synced: Arc<Synced>,
@@ -99,19 +102,21 @@ impl Journal {
         let dir = &options.dir;
         make_dir(dir)?;
         let lock = lock(dir)?;
-        let found = check_segments(dir)?;
+        let found = recover::recover(dir)?;
         let next = found.segments.last().map_or(Some(1), |last| last.id.checked_add(1));
         let synced = Arc::new(Synced::default());
-        let (file, current, salt, written) = if let Some((id, salt)) = found.resume {
+        let (file, current, salt, written, allocated) = if let Some((id, salt)) = found.resume {
             let path = segment::path(dir, id);
             let opened = OpenOptions::new().append(true).open(&path);
             let file = opened.map_err(Error::io("opening", &*path))?;
             // A killed process may have written records without syncing them. They are handed out as synced.
             file.sync_data().map_err(Error::io("syncing", path))?;
-            (file, id, salt, found.segments.last().map_or(0, |last| last.bytes))
+            let written = found.segments.last().map_or(0, |last| last.bytes);
+            (file, id, salt, written, written)
         } else {
             let id = next.ok_or(Error::Exhausted)?;
-            (create(dir, id, salt)?, id, salt, segment::HEADER_BYTES as u64)
+            let (file, allocated) = segment::create(dir, id, salt, options.segment_bytes)?;
+            (file, id, salt, segment::HEADER_BYTES as u64, allocated)
         };
         synced.with(|all| {
             all.extend(found.segments);
@@ -127,6 +132,7 @@ impl Journal {
             current,
             salt,
             written,
+            allocated,
             buffer,
             synced,
             poisoned: false,
@@ -160,6 +166,9 @@ impl Journal {
             return Ok(());
         }
         let path = segment::path(&self.options.dir, self.current);
+        if self.end() > self.allocated {
+            self.allocated = segment::allocate(&self.file, self.end(), self.options.segment_bytes);
+        }
         self.poisoned = true;
         self.file.write_all(&self.buffer).map_err(Error::io("writing", &*path))?;
         self.file.sync_data().map_err(Error::io("syncing", &*path))?;
@@ -180,8 +189,10 @@ impl Journal {
         self.sync()?;
         let id = self.current.checked_add(1).ok_or(Error::Exhausted)?;
         let salt = segment::new_salt();
+        segment::give_back(&self.file, self.written);
         self.poisoned = true;
-        self.file = create(&self.options.dir, id, salt)?;
+        (self.file, self.allocated) =
+            segment::create(&self.options.dir, id, salt, self.options.segment_bytes)?;
         self.poisoned = false;
         self.current = id;
         self.salt = salt;
@@ -274,79 +285,6 @@ fn lock(dir: &Path) -> Result<File, Error> {
         Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir.to_owned() }),
         Err(TryLockError::Error(e)) => Err(Error::io("locking", path)(e)),
     }
-}
-
-/// Makes a segment file with its header, durable with its name.
-fn create(dir: &Path, id: u64, salt: u64) -> Result<File, Error> {
-    let path = segment::path(dir, id);
-    let write = || -> io::Result<File> {
-        let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
-        file.write_all(&segment::encode_header(id, salt))?;
-        file.sync_all()?;
-        Ok(file)
-    };
-    let file = write().map_err(Error::io("making", &*path))?;
-    segment::sync_dir(dir)?;
-    Ok(file)
-}
-
-/// The segments of a folder after their check.
-struct Found {
-    segments: Vec<SegmentInfo>,
-    recovery: Recovery,
-    /// The last segment with its salt, if appends can go on there.
-    resume: Option<(u64, u64)>,
-}
-
-fn check_segments(dir: &Path) -> Result<Found, Error> {
-    let mut ids = BTreeSet::new();
-    for entry in fs::read_dir(dir).map_err(Error::io("listing", dir))? {
-        let entry = entry.map_err(Error::io("listing", dir))?;
-        ids.extend(entry.file_name().to_str().and_then(segment::id_of));
-    }
-    let mut found = Found { segments: Vec::new(), recovery: Recovery::default(), resume: None };
-    let newest = ids.last().copied();
-    for id in ids {
-        let path = segment::path(dir, id);
-        let bytes = fs::read(&path).map_err(Error::io("reading", &*path))?;
-        let before = found.segments.last().map(|before| before.id);
-        if let Some(before) = before.filter(|before| before.checked_add(1) != Some(id)) {
-            let segment = before.saturating_add(1);
-            let why = "the segment's file is missing";
-            found.recovery.damaged.push(Damage { segment, offset: 0, bytes: 0, why });
-        }
-        let scan = segment::scan(&bytes, id, &path, Some(id) == newest)?;
-        found.recovery.damaged.extend(scan.damaged);
-        let mut length = bytes.len() as u64;
-        if let Some((offset, why)) = scan.torn {
-            let bytes = length - offset;
-            found.recovery.cut = Some(Damage { segment: id, offset, bytes, why });
-            cut(dir, &path, offset)?;
-            if offset == 0 {
-                continue;
-            }
-            length = offset;
-        }
-        found.segments.push(SegmentInfo { id, bytes: length });
-        if Some(id) == newest {
-            found.resume = scan.salt.map(|salt| (id, salt));
-        }
-    }
-    Ok(found)
-}
-
-/// Cuts a torn tail off; a file without a header goes as a whole.
-fn cut(dir: &Path, path: &Path, length: u64) -> Result<(), Error> {
-    if length == 0 {
-        fs::remove_file(path).map_err(Error::io("deleting", path))?;
-        return segment::sync_dir(dir);
-    }
-    let cut = || -> io::Result<()> {
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(length)?;
-        file.sync_all()
-    };
-    cut().map_err(Error::io("cutting the torn tail of", path))
 }
 
 #[cfg(test)]

@@ -1,20 +1,24 @@
-//! A segment file: its name, its two header copies, and the scan that finds its records and its damage.
+//! A segment file: its name, its two header copies, and its disk space.
 
 use std::collections::hash_map::RandomState;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::Position;
 use crate::error::Error;
-use crate::frame::{self, Found, MARKER, Seal};
-use crate::{Damage, Position};
 
 /// The version this program writes and reads.
 pub(crate) const VERSION: u32 = 1;
 /// Bytes in front of the first record: two copies of the header.
 pub(crate) const HEADER_BYTES: usize = 2 * COPY_BYTES;
-const COPY_BYTES: usize = 32;
+/// Bytes of one copy of the header.
+pub(crate) const COPY_BYTES: usize = 32;
+/// Why a segment without a valid header is damage as a whole.
+pub(crate) const HEADER_LOST: &str = "the segment's header is lost";
+/// Disk space is taken so far in advance: enough for most syncs to find it there, little for a small spool's folder.
+const ALLOCATE_BYTES: u64 = 1 << 20;
 const MAGIC: [u8; 8] = *b"TRIBJRNL";
 const SUFFIX: &str = ".journal";
 
@@ -95,99 +99,40 @@ pub(crate) fn decode_header(bytes: &[u8], id: u64, path: &Path) -> Result<Header
     Ok(valid.map_or(Header::Lost, |salt| Header::Valid { salt, damaged }))
 }
 
-/// What a scan found in one segment.
-#[derive(Debug)]
-pub(crate) struct Scan {
-    /// `None` when the header is lost, and with it every record.
-    pub(crate) salt: Option<u64>,
-    /// Damaged places that valid records follow, or, if `last` was not set, that end the segment.
-    pub(crate) damaged: Vec<Damage>,
-    /// Where a torn tail begins; only if `last` was set.
-    pub(crate) torn: Option<(u64, &'static str)>,
-    /// The number of valid records.
-    pub(crate) records: u64,
-}
-
-/// Checks every record of a segment. In the last segment, bytes that no valid record follows are a torn tail.
-pub(crate) fn scan(bytes: &[u8], id: u64, path: &Path, last: bool) -> Result<Scan, Error> {
-    let mut out = Scan { salt: None, damaged: Vec::new(), torn: None, records: 0 };
-    let damage = |offset: usize, end: usize, why| Damage {
-        segment: id,
-        offset: offset as u64,
-        bytes: (end - offset) as u64,
-        why,
+/// Makes a segment file with its header, durable with its name, and takes its disk space in advance.
+pub(crate) fn create(
+    dir: &Path,
+    id: u64,
+    salt: u64,
+    segment_bytes: u64,
+) -> Result<(File, u64), Error> {
+    let path = path(dir, id);
+    let write = || -> io::Result<(File, u64)> {
+        let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+        let allocated = allocate(&file, HEADER_BYTES as u64, segment_bytes);
+        file.write_all(&encode_header(id, salt))?;
+        file.sync_all()?;
+        Ok((file, allocated))
     };
-    let salt = match decode_header(bytes, id, path)? {
-        Header::Valid { salt, damaged } => {
-            let why = "a copy of the segment's header does not match its checksum";
-            let copies = damaged.iter().filter(|_| bytes.len() >= HEADER_BYTES);
-            out.damaged.extend(copies.map(|offset| Damage {
-                segment: id,
-                offset: *offset,
-                bytes: COPY_BYTES as u64,
-                why,
-            }));
-            salt
-        }
-        Header::Lost if last && bytes.len() <= HEADER_BYTES => {
-            out.torn = Some((0, "the segment's header was not written"));
-            return Ok(out);
-        }
-        Header::Lost => {
-            out.damaged.push(damage(0, bytes.len(), "the segment's header is lost"));
-            return Ok(out);
-        }
-    };
-    out.salt = Some(salt);
-    if bytes.len() < HEADER_BYTES {
-        if last {
-            out.torn = Some((0, "the segment's header was not written"));
-        } else {
-            out.damaged.push(damage(0, bytes.len(), "the segment ends in its header"));
-        }
-        return Ok(out);
-    }
-    let mut at = HEADER_BYTES;
-    while at < bytes.len() {
-        let why = match decode_at(bytes, at, salt) {
-            Found::Record { payload, .. } => {
-                at += frame::HEADER_BYTES + payload.len();
-                out.records += 1;
-                continue;
-            }
-            Found::Short { .. } => "the record is not complete",
-            Found::Bad(why) => why,
-        };
-        match next_record(bytes, at + 1, salt) {
-            Some(next) => {
-                out.damaged.push(damage(at, next, why));
-                at = next;
-            }
-            None if last => {
-                out.torn = Some((at as u64, why));
-                break;
-            }
-            None => {
-                out.damaged.push(damage(at, bytes.len(), why));
-                break;
-            }
-        }
-    }
-    Ok(out)
+    let made = write().map_err(Error::io("making", &*path))?;
+    sync_dir(dir)?;
+    Ok(made)
 }
 
-fn decode_at(bytes: &[u8], at: usize, salt: u64) -> Found<'_> {
-    frame::decode(bytes.get(at..).unwrap_or(&[]), Seal { salt, offset: at as u64 })
+/// Takes disk space for a file that will soon be `end` bytes long, and for some bytes more, but not for more than a
+/// segment has. The file's length stays: nothing reads bytes that were not written. Returns up to where space was asked
+/// for. A file system that cannot do it, or has no room, is no error: the write that follows says what it has to say.
+pub(crate) fn allocate(file: &File, end: u64, segment_bytes: u64) -> u64 {
+    let want = end.saturating_add(ALLOCATE_BYTES).min(segment_bytes).max(end);
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, want);
+    want
 }
 
-/// The first place at or behind `from` where a valid record stands.
-pub(crate) fn next_record(bytes: &[u8], from: usize, salt: u64) -> Option<usize> {
-    let windows = bytes.get(from..)?.windows(MARKER.len());
-    windows
-        .enumerate()
-        .filter(|(_, window)| *window == MARKER)
-        .map(|(i, _)| from + i)
-        .find(|at| matches!(decode_at(bytes, *at, salt), Found::Record { .. }))
+/// Gives back the disk space that a segment of this length did not need. That it fails costs space, until the segment is
+/// deleted, and nothing else.
+pub(crate) fn give_back(file: &File, length: u64) {
+    let _ = file.set_len(length);
 }
 
 /// Makes creations and deletions in a folder durable.
