@@ -17,8 +17,8 @@ pub(crate) const HEADER_BYTES: usize = 2 * COPY_BYTES;
 pub(crate) const COPY_BYTES: usize = 32;
 /// Why a segment without a valid header is damage as a whole.
 pub(crate) const HEADER_LOST: &str = "the segment's header is lost";
-/// Disk space is taken so far in advance: enough for most syncs to find it there, little for a small spool's folder.
-const ALLOCATE_BYTES: u64 = 1 << 20;
+/// Disk space is taken so far in advance: few syncs wait for it, and a small spool's folder stays small.
+const ALLOCATE_BYTES: u64 = 4 << 20;
 const MAGIC: [u8; 8] = *b"TRIBJRNL";
 const SUFFIX: &str = ".journal";
 
