@@ -21,6 +21,10 @@ pub const MAX_SERIES_PER_SEGMENT: usize = 500_000;
 /// Most bytes of names and values in one segment's dictionary. The agent starts a new segment; the collector refuses.
 pub const MAX_DICTIONARY_BYTES: usize = 64 << 20;
 
+/// Most different names and values in one segment's dictionary, each of which takes memory beside its text. The agent starts
+/// a new segment; the collector refuses the frame.
+pub const MAX_SYMBOLS_PER_SEGMENT: usize = 1_000_000;
+
 /// Most series lists that a segment remembers. Further lists are written out each time.
 pub const MAX_REMEMBERED_LISTS: usize = 1_024;
 
@@ -64,6 +68,8 @@ pub struct Limits {
     pub max_series_per_segment: usize,
     /// Most bytes of names and values in a segment's dictionary.
     pub max_dictionary_bytes: usize,
+    /// Most different names and values in a segment's dictionary.
+    pub max_symbols_per_segment: usize,
     /// Most labels of a series.
     pub max_labels: usize,
     /// Longest label name.
@@ -82,6 +88,7 @@ impl Default for Limits {
             max_samples_per_frame: MAX_SAMPLES_PER_FRAME,
             max_series_per_segment: MAX_SERIES_PER_SEGMENT,
             max_dictionary_bytes: MAX_DICTIONARY_BYTES,
+            max_symbols_per_segment: MAX_SYMBOLS_PER_SEGMENT,
             max_labels: MAX_LABELS,
             max_label_name_bytes: MAX_LABEL_NAME_BYTES,
             max_label_value_bytes: MAX_LABEL_VALUE_BYTES,

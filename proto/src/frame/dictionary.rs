@@ -25,6 +25,8 @@ pub(super) struct DictionaryWriter {
     /// Series that a frame has carried; those behind are new.
     carried: usize,
     symbols: HashMap<Arc<str>, u32>,
+    /// Names and values of the new series: at most so many of them are new symbols.
+    fresh_texts: usize,
     bytes: usize,
 }
 
@@ -77,14 +79,17 @@ impl DictionaryWriter {
             return Err(FrameError::SeriesRefused);
         }
         let bytes = self.bytes.saturating_add(text_bytes(labels));
-        if self.series.len() >= limits.max_series_per_segment || bytes > limits.max_dictionary_bytes
+        let texts = self.fresh_texts + labels.len() * 2;
+        if self.series.len() >= limits.max_series_per_segment
+            || self.symbols.len() + texts > limits.max_symbols_per_segment
+            || bytes > limits.max_dictionary_bytes
         {
             return Err(FrameError::SegmentFull);
         }
         let number = u32::try_from(self.series.len()).map_err(|_| FrameError::SegmentFull)?;
         self.numbers.insert(labels.clone(), number);
         self.series.push(Known { labels: labels.clone(), next: number.saturating_add(1) });
-        self.bytes = bytes;
+        (self.bytes, self.fresh_texts) = (bytes, texts);
         Ok(number)
     }
 
@@ -94,6 +99,7 @@ impl DictionaryWriter {
             self.numbers.remove(&known.labels);
             self.bytes = self.bytes.saturating_sub(text_bytes(&known.labels));
         }
+        self.fresh_texts = 0;
     }
 
     /// The section's body for the new series; `None` if there are none.
@@ -127,7 +133,7 @@ impl DictionaryWriter {
         body.append(&mut symbols);
         put_len(&mut body, fresh.len());
         body.append(&mut pairs);
-        self.carried = self.series.len();
+        (self.carried, self.fresh_texts) = (self.series.len(), 0);
         Some(body)
     }
 }
@@ -185,7 +191,13 @@ impl DictionaryReader {
     fn read_symbols(&mut self, reader: &mut Reader<'_>, limits: &Limits) -> Result<(), FrameError> {
         let longest = limits.max_label_name_bytes.max(limits.max_label_value_bytes);
         let mut text: Vec<u8> = Vec::new();
-        for _ in 0..reader.count(2)? {
+        let count = reader.count(2)?;
+        let total = self.symbols.len().saturating_add(count);
+        if total > limits.max_symbols_per_segment {
+            let limit = limits.max_symbols_per_segment;
+            return Err(FrameError::too_large("number of symbols", total, limit));
+        }
+        for _ in 0..count {
             let shared = if self.version == Version::V1 { 0 } else { reader.len()? };
             if shared > text.len() {
                 return Err(reader.malformed("a symbol shares more than there is"));

@@ -312,6 +312,57 @@ fn no_memory_is_taken_for_more_samples_than_allowed() {
 }
 
 #[test]
+fn no_memory_is_taken_for_more_symbols_than_allowed() {
+    // Each symbol is the one before again, in two bytes; compressed, a frame of them is a few hundred bytes.
+    let count = (1 << 20) / 2;
+    let frame = |seq| {
+        let announced = Header {
+            epoch: 1,
+            seq,
+            segment: 1,
+            starts_segment: seq == 1,
+            complete_until: at(5),
+            min_at: at(5),
+            max_at: at(5),
+            samples: 0,
+        };
+        let mut body = vec![0];
+        wire::put_len(&mut body, count);
+        body.extend([0, 1, b'a']);
+        body.extend([1, 0].repeat(count - 1));
+        body.push(0);
+        let mut frame = header::write(&announced);
+        section::write(&mut frame, Kind::Dictionary, &body);
+        header::seal(&mut frame);
+        frame
+    };
+    let mut decoder = Decoder::new(Limits::default());
+    decoder.decode(&frame(1)).unwrap();
+    let error = decoder.decode(&frame(2)).unwrap_err();
+    assert!(matches!(error, FrameError::TooLarge { what: "number of symbols", .. }), "{error}");
+}
+
+#[test]
+fn a_segment_ends_before_it_has_too_many_symbols() {
+    let limits = Limits { max_symbols_per_segment: 40, ..Limits::default() };
+    let (mut encoder, mut decoder) = (Encoder::new(7, 3), Decoder::new(limits));
+    encoder.limits = limits;
+    for n in 0.. {
+        let samples = [(series(n), Sample::new(5, 1.0))];
+        let content = Content { samples: &samples, ..Content::default() };
+        match encoder.encode(n as u64 + 1, at(5), &content) {
+            Ok(frame) => drop(decoder.decode(&frame).unwrap()),
+            Err(FrameError::SegmentFull) => {
+                // Names and the instance are shared, so every series has a symbol or two of its own.
+                assert!((20..40).contains(&n), "after {n} series");
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
 fn symbols_that_share_half_a_character_come_back() {
     let values = ["é", "è", "è1", "è", "日本", "日木", "日"];
     let series = |value: &&str| Labels::from_pairs([("job", *value), (value, "x")]).unwrap();
