@@ -3,6 +3,7 @@
 use std::io::{BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -42,6 +43,13 @@ pub enum StorageAction {
                             Everything else stays readable. Restore a snapshot to get it back."
     )]
     Verify {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        output: Form,
+    },
+    /// Move everything into blocks of a day and free the journal. A running collector does this by itself, later
+    Compact {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
@@ -104,6 +112,16 @@ pub fn command(action: StorageAction) -> anyhow::Result<ExitCode> {
         }
         StorageAction::Stats { place, output } => output.print(&stats(&place.open()?.0.stats()))?,
         StorageAction::Verify { place, output } => return verify(&place, &output),
+        StorageAction::Compact { place, output } => {
+            let (store, _) = place.open()?;
+            let done = store.compact(SystemTime::now().into())?;
+            output.print(&[
+                ("samples_moved", json!(done.flushed_samples)),
+                ("blocks_compacted", json!(done.compacted_blocks)),
+                ("journal_bytes_freed", json!(done.journal_freed)),
+                ("block_bytes", json!(store.stats().block_bytes)),
+            ])?;
+        }
         StorageAction::Snapshot { to, place, output } => {
             let done = place.open()?.0.snapshot(&to)?;
             output.print(&[

@@ -88,9 +88,9 @@ impl Blocks {
         let mut shards = self.write();
         let blocks = shards.entry(shard).or_default();
         blocks.extend(new.iter().copied());
-        gone.iter().for_each(|name| {
+        for name in gone {
             blocks.remove(name);
-        });
+        }
     }
 
     /// Deletes the file of a block that was left out.

@@ -74,7 +74,9 @@ impl Cache {
         let mut content = self.lock();
         let gone = |key: &Key| (key.0, key.1) == (shard, number);
         let keys: Vec<Key> = content.order.iter().copied().filter(gone).collect();
-        keys.iter().for_each(|key| content.remove(key));
+        for key in &keys {
+            content.remove(key);
+        }
         content.order.retain(|key| !gone(key));
     }
 

@@ -30,11 +30,20 @@ pub(crate) struct Compacted {
     pub(crate) bytes: u64,
 }
 
+/// Which days are compacted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Due {
+    /// Those in which nothing more is expected at this time.
+    Settled(Timestamp),
+    /// All.
+    Now,
+}
+
 /// Compacts the first day, of any shard, that is due; nothing if there is none. To be called again while it does
 /// something: one day at a time leaves room for everything else.
-pub(crate) fn compact(core: &Core, attempt: u32, now: Timestamp) -> Result<Compacted, Error> {
+pub(crate) fn compact(core: &Core, attempt: u32, when: Due) -> Result<Compacted, Error> {
     for shard in core.shards() {
-        if let Some((day, inputs)) = due(core, &shard, now) {
+        if let Some((day, inputs)) = due(core, &shard, when) {
             let written = merge(core, &shard, day, &inputs, attempt)?;
             return Ok(Compacted { taken: inputs.len() as u64, made: 1, bytes: written.bytes });
         }
@@ -65,17 +74,23 @@ pub(crate) fn finish(core: &Core) -> Result<(), Error> {
 }
 
 /// The first day of a shard that is due, with its blocks.
-fn due(core: &Core, shard: &Shard, now: Timestamp) -> Option<(i64, Vec<BlockName>)> {
-    let ended = now.minus(SETTLED).as_millis();
-    let mut days: BTreeMap<i64, (Vec<BlockName>, bool)> = BTreeMap::new();
+fn due(core: &Core, shard: &Shard, when: Due) -> Option<(i64, Vec<BlockName>)> {
+    let mut days: BTreeMap<i64, (Vec<BlockName>, Option<Timestamp>)> = BTreeMap::new();
     for (name, entry) in core.blocks.of_shard(shard.id) {
-        let (names, quiet) = days.entry(partition_of(name.first)).or_insert((Vec::new(), true));
+        let (names, written) = days.entry(partition_of(name.first)).or_default();
         names.push(name);
-        *quiet &= entry.written.is_none_or(|written| now.since(written) >= QUIET);
+        *written = entry.written.max(*written);
     }
-    let is_due = |(day, (names, quiet)): &(i64, (Vec<BlockName>, bool))| {
+    let is_due = |(day, (names, written)): &(i64, (Vec<BlockName>, Option<Timestamp>))| {
         let end = window_start(day.saturating_add(1).saturating_mul(PARTITION_WINDOWS));
-        *quiet && names.len() > 1 && end <= ended
+        names.len() > 1
+            && match when {
+                Due::Now => true,
+                Due::Settled(now) => {
+                    end <= now.minus(SETTLED).as_millis()
+                        && written.is_none_or(|written| now.since(written) >= QUIET)
+                }
+            }
     };
     days.into_iter().find(is_due).map(|(day, (names, _))| (day, names))
 }
@@ -99,7 +114,7 @@ fn merge(
         }
     }
     let index_knows = |place: Place| shard.index().labels(place.series).is_some();
-    let (mut samples, mut times, mut bits) = (Vec::new(), Vec::new(), Vec::new());
+    let mut samples = Vec::new();
     while let Some(place) = cursors.iter().filter_map(Cursor::place).min() {
         samples.clear();
         for cursor in cursors.iter_mut().filter(|cursor| cursor.place() == Some(place)) {
@@ -110,13 +125,7 @@ fn merge(
             continue;
         }
         in_order(&mut samples);
-        times.clear();
-        bits.clear();
-        samples.iter().for_each(|(at, value)| {
-            times.push(*at);
-            bits.push(*value);
-        });
-        writer.add(place, &times, &bits)?;
+        writer.add(place, &samples)?;
     }
     let labels = |series| shard.index().labels(series).cloned();
     let written = writer.finish(shard.cluster.as_str(), labels)?;

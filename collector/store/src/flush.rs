@@ -56,10 +56,11 @@ pub(crate) fn flush(
     queue: &SyncSender<Request>,
     progress: &mut Progress,
     before: i64,
+    roll: u64,
     now: Timestamp,
 ) -> Result<Flushed, Error> {
     progress.attempts = progress.attempts.wrapping_add(1);
-    let cut = ask(queue, |reply| Request::Freeze { before, reply })?;
+    let cut = ask(queue, |reply| Request::Freeze { before, roll, reply })?;
     // From now on a late sample has to be looked for in blocks, too.
     core.in_blocks_until.fetch_max(before, Ordering::AcqRel);
     let mut made = Vec::new();
@@ -150,7 +151,7 @@ fn write_shard(
     for at in windows {
         let name = core.blocks.name(at, 1, attempt);
         let mut writer = block::Writer::new(&folder, shard.id, name, Vec::new())?;
-        let (mut samples, mut times, mut bits) = (Vec::new(), Vec::new(), Vec::new());
+        let mut samples = Vec::new();
         for Frozen { series, group, chunks } in frozen {
             samples_of(chunks, at, &mut samples)?;
             let (Some((first, _)), Some((last, _))) = (samples.first(), samples.last()) else {
@@ -158,13 +159,7 @@ fn write_shard(
             };
             let span = spans.entry(*series).or_insert((*first, *last));
             *span = (span.0.min(*first), span.1.max(*last));
-            times.clear();
-            bits.clear();
-            samples.iter().for_each(|(at, value)| {
-                times.push(*at);
-                bits.push(*value);
-            });
-            writer.add(Place { group: *group, series: *series }, &times, &bits)?;
+            writer.add(Place { group: *group, series: *series }, &samples)?;
         }
         let labels = |series| shard.index().labels(series).cloned();
         let written = writer.finish(shard.cluster.as_str(), labels)?;

@@ -219,6 +219,11 @@ impl Ledger {
         }
     }
 
+    /// No stream may go on in the middle of its frame segment.
+    pub(crate) fn forget_segments(&mut self) {
+        self.streams.values_mut().for_each(|stream| stream.segment_start = None);
+    }
+
     /// A copy of what changed since the last checkpoint, for the next one, which stands at `position`.
     pub(crate) fn checkpoint(&mut self, position: Position) -> Checkpoint {
         let streams = self.streams.iter_mut().map(|(key, stream)| {

@@ -44,6 +44,7 @@ use tributary_model::matcher::Matcher;
 use tributary_model::sample::Timestamp;
 use tributary_model::series::Metadata;
 
+use crate::compact::Due;
 use crate::core::Core;
 use crate::flush::{Progress, ask};
 use crate::keys::{window, window_start};
@@ -65,6 +66,8 @@ const QUEUE: usize = 64;
 const GRACE: Duration = Duration::from_secs(15 * 60);
 /// Closed windows wait for each other for so long, so that a backlog becomes few and full blocks.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// A flush begins a new journal segment when the current one is this long.
+const ROLL_BYTES: u64 = 1 << 20;
 /// Closed windows of so many bytes in memory do not wait: a restart would have to read them again.
 const CLOSED_BYTES: usize = 12 << 20;
 
@@ -329,12 +332,12 @@ impl Store {
         let before = flush::horizon(now, GRACE);
         let mut report = MaintainReport::default();
         if self.due(&progress, before, now) {
-            self.flush(&mut progress, before, now, &mut report)?;
+            self.flush(&mut progress, (before, ROLL_BYTES), now, &mut report)?;
         }
         let expired = expire::expire(core, now)?;
         report.dropped_blocks = expired.blocks;
         report.dropped_series = expired.series;
-        let compacted = compact::compact(core, progress.attempts, now)?;
+        let compacted = compact::compact(core, progress.attempts, Due::Settled(now))?;
         report.compacted_blocks = compacted.taken;
         report.compacted_bytes = compacted.bytes;
         Ok(report)
@@ -345,8 +348,27 @@ impl Store {
         let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = MaintainReport::default();
         let before = window_start(window(now.as_millis()).saturating_add(1));
-        self.flush(&mut progress, before, now, &mut report)?;
+        self.flush(&mut progress, (before, ROLL_BYTES), now, &mut report)?;
         Ok(report)
+    }
+
+    /// Moves everything in memory into blocks, makes one block of each day's, and lets all of the journal go that holds no
+    /// sample: agents that send on begin their frame segments anew. For a store that nobody writes to.
+    pub fn compact(&self, now: Timestamp) -> Result<MaintainReport, Error> {
+        let mut report = MaintainReport::default();
+        let mut progress = self.0.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.core.ledger_mut().forget_segments();
+        let newest = now.plus(self.0.core.options.future_window).as_millis();
+        let before = window_start(window(newest).saturating_add(1));
+        self.flush(&mut progress, (before, 0), now, &mut report)?;
+        loop {
+            let compacted = compact::compact(&self.0.core, progress.attempts, Due::Now)?;
+            if compacted.taken == 0 {
+                return Ok(report);
+            }
+            report.compacted_blocks += compacted.taken;
+            report.compacted_bytes += compacted.bytes;
+        }
     }
 
     /// Reads all of every block, and says what is damaged; `progress` hears how many of how many bytes are done.
@@ -364,12 +386,12 @@ impl Store {
     fn flush(
         &self,
         progress: &mut Progress,
-        before: i64,
+        (before, roll): (i64, u64),
         now: Timestamp,
         report: &mut MaintainReport,
     ) -> Result<(), Error> {
         let queue = self.queue()?;
-        let flushed = flush::flush(&self.0.core, queue, progress, before, now)?;
+        let flushed = flush::flush(&self.0.core, queue, progress, before, roll, now)?;
         progress.flushed_at = Some(now);
         report.flushed_samples = flushed.samples;
         report.flushed_blocks = flushed.blocks;

@@ -23,8 +23,6 @@ use crate::record::{
 const MAX_GROUP: usize = 512;
 /// No more requests join a sync once it has so many bytes to write.
 const MAX_GROUP_BYTES: usize = 16 << 20;
-/// A checkpoint begins a new journal segment when the current one is this long, so that it can go sooner.
-const ROLL_BYTES: u64 = 1 << 20;
 /// A stream's decoder state is kept rebuildable for so long after its frame segment began; agents end them earlier.
 const SEGMENT_LIFE: Duration = Duration::from_secs(2 * 3600);
 
@@ -37,7 +35,7 @@ pub type StateDone = Box<dyn FnOnce(Result<(), Error>) + Send>;
 pub(crate) enum Request {
     Append { payload: Vec<u8>, batch: Box<Batch>, done: AppendDone },
     State { changes: StateChanges, done: StateDone },
-    Freeze { before: i64, reply: SyncSender<Result<Cut, Error>> },
+    Freeze { before: i64, roll: u64, reply: SyncSender<Result<Cut, Error>> },
     Forget { marks: Vec<Mark>, attempt: u32, now: Timestamp, reply: SyncSender<Result<u64, Error>> },
 }
 
@@ -172,10 +170,10 @@ impl Writer {
         match request {
             Request::Append { payload, batch, done } => self.append(&payload, batch, done),
             Request::State { changes, done } => self.change_state(changes, done),
-            Request::Freeze { before, reply } => {
+            Request::Freeze { before, roll, reply } => {
                 self.commit();
                 // A caller that went away needs no answer.
-                let _ = reply.send(self.freeze(before));
+                let _ = reply.send(self.freeze(before, roll));
             }
             Request::Forget { marks, attempt, now, reply } => {
                 self.commit();
@@ -357,13 +355,14 @@ impl Writer {
         Ok(synced?)
     }
 
-    /// Sets everything older than `before` aside. Everything appended is synced and booked.
-    fn freeze(&mut self, before: i64) -> Result<Cut, Error> {
+    /// Sets everything older than `before` aside, and begins a new journal segment if the current one has `roll` bytes, so
+    /// that it can go sooner. Everything appended is synced and booked.
+    fn freeze(&mut self, before: i64, roll: u64) -> Result<Cut, Error> {
         if self.poisoned() {
             return Err(Error::Poisoned);
         }
         let length = self.journal.segments().last().map_or(0, |segment| segment.bytes);
-        if length >= ROLL_BYTES
+        if length >= roll
             && let Err(e) = self.journal.roll()
         {
             self.core.poisoned.store(true, Ordering::Release);

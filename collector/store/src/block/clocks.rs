@@ -76,7 +76,7 @@ impl Builder {
 pub(crate) struct Clocks {
     base: i64,
     raw: Vec<u8>,
-    clocks: Vec<Clock>,
+    all: Vec<Clock>,
     size: usize,
 }
 
@@ -97,7 +97,7 @@ impl Clocks {
     /// Reads a section; times are relative to `base`.
     pub(crate) fn parse(base: i64, raw: Vec<u8>) -> Result<Self, Malformed> {
         let mut fields = Fields(&raw);
-        let mut clocks = Vec::new();
+        let mut all = Vec::new();
         let mut size = raw.len();
         for _ in 0..fields.count()? {
             let first = base.wrapping_add(fields.signed()?);
@@ -111,10 +111,10 @@ impl Clocks {
             let end = raw.len() - fields.0.len();
             size += count * size_of::<i64>() + size_of::<Clock>();
             let times = OnceLock::new();
-            clocks.push(Clock { first, last, count, encoded: end - bytes..end, times });
+            all.push(Clock { first, last, count, encoded: end - bytes..end, times });
         }
         fields.end()?;
-        Ok(Self { base, raw, clocks, size })
+        Ok(Self { base, raw, all, size })
     }
 
     /// Bytes held in memory once every clock is decoded.
@@ -125,13 +125,13 @@ impl Clocks {
     /// The clock at a place in the section.
     pub(crate) fn at(&self, place: u32) -> Result<&Clock, Malformed> {
         let place = usize::try_from(place).unwrap_or(usize::MAX);
-        self.clocks.get(place).ok_or(Malformed("a chunk has no clock"))
+        self.all.get(place).ok_or(Malformed("a chunk has no clock"))
     }
 
     /// All clocks.
     #[cfg(test)]
     pub(crate) fn all(&self) -> &[Clock] {
-        &self.clocks
+        &self.all
     }
 
     /// A clock's times.

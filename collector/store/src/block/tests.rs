@@ -41,8 +41,7 @@ fn write(folder: &Path, content: &[Series]) -> BlockName {
     let name = BlockName { first: FIRST, windows: 1, number: 3 << 32 | 9 };
     let mut writer = Writer::new(folder, 4, name, vec![1, 2]).unwrap();
     for (place, samples) in content {
-        let (times, bits): (Vec<i64>, Vec<u64>) = samples.iter().copied().unzip();
-        writer.add(*place, &times, &bits).unwrap();
+        writer.add(*place, samples).unwrap();
     }
     let written = writer.finish("eu-1", labels).unwrap();
     assert_eq!(written.bytes, name.path(folder).metadata().unwrap().len());
@@ -125,7 +124,7 @@ fn an_unfinished_block_leaves_nothing() {
     let folder = TempDir::new().unwrap();
     let name = BlockName { first: FIRST, windows: 1, number: 1 };
     let mut writer = Writer::new(folder.path(), 4, name, Vec::new()).unwrap();
-    writer.add(Place::default(), &[1], &[1]).unwrap();
+    writer.add(Place::default(), &[(1, 1)]).unwrap();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     drop(writer);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -88,20 +88,23 @@ impl Writer {
     }
 
     /// Adds a series' samples, by ascending time, each time once. Series come by ascending place.
-    pub(crate) fn add(&mut self, place: Place, times: &[i64], bits: &[u64]) -> Result<(), Error> {
-        let (Some(first), Some(last)) = (times.first(), times.last()) else { return Ok(()) };
+    pub(crate) fn add(&mut self, place: Place, samples: &[(i64, u64)]) -> Result<(), Error> {
+        let (Some((first, _)), Some((last, _))) = (samples.first(), samples.last()) else {
+            return Ok(());
+        };
         let span = self.directory.span.get_or_insert((*first, *last));
         *span = (span.0.min(*first), span.1.max(*last));
-        self.directory.samples += times.len() as u64;
+        self.directory.samples += samples.len() as u64;
         self.series.push(place.series);
         // Chunks of equal length: a short one at the end would cost more than it holds.
-        let most = times.len().div_ceil(times.len().div_ceil(MAX_CHUNK_SAMPLES));
-        for (times, bits) in times.chunks(most).zip(bits.chunks(most)) {
-            let clock = self.clocks.number(self.base, times);
+        let most = samples.len().div_ceil(samples.len().div_ceil(MAX_CHUNK_SAMPLES));
+        for samples in samples.chunks(most) {
+            let (times, bits): (Vec<i64>, Vec<u64>) = samples.iter().copied().unzip();
+            let clock = self.clocks.number(self.base, &times);
             if self.clocks.is_full() {
                 self.end_clocks()?;
             }
-            self.page.add(place, clock, bits);
+            self.page.add(place, clock, &bits);
             if self.page.is_full() {
                 self.end_page()?;
             }

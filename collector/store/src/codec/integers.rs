@@ -296,7 +296,9 @@ fn write_packed(bits: &mut BitWriter, integers: &[i64], base: i64) {
         let spare = (0u64..).zip(block).filter(|(_, i)| width_of(above(**i, base)) > width);
         bits.write(u64::from(width), WIDTH_BITS);
         bits.write(spare.clone().count() as u64, SPARE_BITS);
-        block.iter().for_each(|integer| bits.write(above(*integer, base) & mask, width));
+        for integer in block {
+            bits.write(above(*integer, base) & mask, width);
+        }
         for (place, integer) in spare {
             bits.write(place, 5);
             bits.write(above(*integer, base), 64);

@@ -193,7 +193,9 @@ fn decimal(values: &[u64], exponent: u8) -> Option<Vec<u8>> {
     let mut once = content.differences();
     let factor = once.iter().fold(0, |factor, d| gcd(factor, d.unsigned_abs())).max(1);
     let divisor = i64::try_from(factor).unwrap_or(1);
-    once.iter_mut().for_each(|difference| *difference /= divisor);
+    for difference in &mut once {
+        *difference /= divisor;
+    }
     let twice: Vec<i64> = std::iter::once(&0).chain(&once).zip(&once).map(|(a, b)| b - a).collect();
     let make = |kind: u8, differences: &[i64]| {
         let mut out = vec![head(kind, exponent)];

@@ -13,7 +13,7 @@ use crate::codec::fields::Fields;
 use crate::core::Core;
 use crate::error::Error;
 use crate::record::{self, BatchHead, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE};
-use crate::writer::{Mark, Summaries, Summary, summarize};
+use crate::writer::{Mark, Summaries, summarize};
 
 /// Records that wait for a reader.
 const QUEUE: usize = 256;
@@ -85,8 +85,10 @@ fn read(
         let read = match record.kind {
             KIND_BATCH => BatchHead::decode(&record.payload).map(|(head, _)| head).map(|head| {
                 let queue = place(&head.stream, queues.len()).and_then(|place| queues.get(place));
-                // A reader that is gone has panicked, which its end will tell.
-                let _ = queue.map(|queue| queue.send((record, head)));
+                if let Some(queue) = queue {
+                    // A reader that is gone has panicked, which its end will tell.
+                    let _ = queue.send((record, head));
+                }
             }),
             KIND_STATE => record::decode_state(&record.payload).map(|changes| {
                 if record.position >= booked {
@@ -130,7 +132,7 @@ impl Replayed {
     fn add(&mut self, other: Self) {
         self.starts.extend(other.starts);
         for (segment, summary) in other.summaries {
-            let all = self.summaries.entry(segment).or_insert(Summary::default());
+            let all = self.summaries.entry(segment).or_default();
             *all = all.with(&summary);
         }
     }

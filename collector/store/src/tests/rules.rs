@@ -403,6 +403,29 @@ fn the_blocks_of_a_day_become_one_and_late_ones_join_it() {
 }
 
 #[test]
+fn compacting_by_hand_leaves_a_block_a_day_and_no_journal() {
+    let mut world = world();
+    let mut seq = 0;
+    for hour in 0..30 {
+        seq += 1;
+        let samples: Vec<_> = (0..40).map(|s| (s, T0 + hour * HOUR, hour as f64)).collect();
+        world.send(&Frame { starts_segment: hour == 0, ..frame(seq, &samples) }).unwrap();
+    }
+    let now = at(T0 + 30 * HOUR);
+    assert!(world.store().stats().journal_bytes > 10_000);
+    let done = world.store().compact(now).unwrap();
+    assert_eq!((done.flushed_samples, done.compacted_blocks), (1_200, 14));
+    let stats = world.store().stats();
+    assert_eq!((stats.blocks, stats.active_series), (3, 0), "{stats:?}");
+    assert!(stats.journal_bytes < 2_000, "{stats:?}");
+    assert_eq!(world.store().compact(now).unwrap().compacted_blocks, 0);
+    world.reopen();
+    assert!(world.report.is_clean() && world.report.samples == 0, "{:?}", world.report);
+    assert_eq!(world.values(7).len(), 30);
+    assert_eq!(world.send(&frame(seq + 1, &[(7, T0 + 30 * HOUR, 1.0)])).unwrap(), stored(1));
+}
+
+#[test]
 fn a_snapshot_has_what_was_acknowledged_before_it() {
     let mut world = World::new(None);
     for (seq, hour) in (1..).zip(0..6) {

@@ -82,8 +82,7 @@ fn write(core: &Core, attempt: u32, (at, shard, window): (i64, u32, Window)) -> 
             continue;
         }
         in_order(&mut samples);
-        let (times, bits): (Vec<i64>, Vec<u64>) = samples.into_iter().unzip();
-        writer.add(place, &times, &bits)?;
+        writer.add(place, &samples)?;
     }
     let labels = |series| shard.index().labels(series).cloned();
     let written = writer.finish(shard.cluster.as_str(), labels)?;

@@ -196,6 +196,7 @@ impl Ours {
         let ended = process.terminate().await;
         ensure!(ended.success(), "the collector ended with {ended}:\n{}", process.log());
         let config = format!("--config.file={}", self.world.path("collector.yml").display());
+        self.world.succeed("tributary-collector", &["storage", "compact", &config]);
         let stats = self.world.succeed("tributary-collector", &["storage", "stats", &config]);
         let bytes = meter::disk_bytes(&self.world.path("data")) as f64;
         report.set(&measures::COMPACTED, System::Ours, bytes / samples);
