@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
 use tributary_model::sample::Sample;
 
 use crate::batch::Reason;
@@ -17,13 +18,16 @@ const NEVER: i64 = i64::MIN;
 const IDLE: u32 = u32::MAX;
 
 /// The head of one shard. Series are numbered by the catalogue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Head {
     entries: Vec<Entry>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Series that have a sample somewhere.
     sampled: usize,
+    /// Every series with a sample at or behind `recent_from`, and perhaps others.
+    recent: RoaringBitmap,
+    recent_from: i64,
 }
 
 /// What is known of every series, active or not.
@@ -109,6 +113,19 @@ pub(crate) struct Bounds {
     pub(crate) newest: i64,
 }
 
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            sampled: 0,
+            recent: RoaringBitmap::new(),
+            recent_from: NEVER,
+        }
+    }
+}
+
 impl Head {
     /// Makes room for one more series and returns its number, which is its place.
     pub(crate) fn push_series(&mut self, group: u32) {
@@ -128,7 +145,21 @@ impl Head {
             self.sampled += usize::from(entry.last == NEVER);
             entry.first = entry.first.min(first);
             entry.last = entry.last.max(last);
+            self.recent.insert(series);
         }
+    }
+
+    /// The series that may have samples at or behind a time; `None` if that could be any.
+    pub(crate) fn recent(&self, from: i64) -> Option<&RoaringBitmap> {
+        (from >= self.recent_from && self.recent_from > NEVER).then_some(&self.recent)
+    }
+
+    /// Forgets which series have their last sample in front of a time, so that queries behind it need not look at them.
+    pub(crate) fn pass(&mut self, from: i64) {
+        let old = |number: &u32| self.span(*number).is_none_or(|(_, last)| last < from);
+        let old: RoaringBitmap = self.recent.iter().filter(old).collect();
+        self.recent -= old;
+        self.recent_from = self.recent_from.max(from);
     }
 
     /// Forgets what is known of a resting series.
@@ -211,6 +242,9 @@ impl Head {
     pub(crate) fn insert(&mut self, series: u32, at: i64, value: u64) {
         let Some(entry) = self.entries.get(place(series)).copied() else { return };
         let slot = if entry.slot == IDLE { self.activate(series) } else { entry.slot };
+        if entry.last < self.recent_from {
+            self.recent.insert(series);
+        }
         let newer = at > entry.last;
         self.sampled += usize::from(entry.last == NEVER);
         if let Some(entry) = self.entry(series) {

@@ -128,9 +128,13 @@ impl Index {
         &self.live
     }
 
-    /// The series that satisfy every matcher.
-    pub(crate) fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
-        let mut found: Option<RoaringBitmap> = None;
+    /// The series that satisfy every matcher; of `among` only, if it is given.
+    pub(crate) fn select(
+        &self,
+        matchers: &[Matcher],
+        among: Option<&RoaringBitmap>,
+    ) -> RoaringBitmap {
+        let mut found: Option<RoaringBitmap> = among.cloned();
         let mut matchers: Vec<&Matcher> = matchers.iter().collect();
         // The cheap and narrow ones first.
         matchers.sort_by_key(|m| (m.matches_empty(), m.op() != MatchOp::Equal));
@@ -138,42 +142,67 @@ impl Index {
             if found.as_ref().is_some_and(RoaringBitmap::is_empty) {
                 break;
             }
-            if matcher.matches_empty() {
-                let found = found.get_or_insert_with(|| self.live.clone());
-                *found -= self.with_value(matcher.name(), |value| !matcher.matches(value));
-            } else {
-                let with = if matcher.op() == MatchOp::Equal {
-                    self.with_pair(matcher.name(), matcher.value())
-                } else {
-                    self.with_value(matcher.name(), |value| matcher.matches(value))
-                };
-                found = Some(found.map_or_else(|| with.clone(), |found| found & &with));
-            }
+            found = Some(self.narrow(found, matcher));
         }
         found.unwrap_or_else(|| self.live.clone())
     }
 
-    /// The names of labels that any of the series has.
-    pub(crate) fn names<'a>(&'a self, among: &'a RoaringBitmap) -> impl Iterator<Item = &'a Text> {
+    /// Those of `found` that satisfy a matcher; of all, if nothing was looked for yet.
+    fn narrow(&self, found: Option<RoaringBitmap>, matcher: &Matcher) -> RoaringBitmap {
+        if matcher.op() == MatchOp::Equal && !matcher.matches_empty() {
+            let with = self.postings.get(matcher.name()).and_then(|v| v.get(matcher.value()));
+            return match (found, with) {
+                (_, None) => RoaringBitmap::new(),
+                (None, Some(with)) => with.clone(),
+                (Some(found), Some(with)) => found & with,
+            };
+        }
+        let values = self.postings.get(matcher.name()).map_or(0, BTreeMap::len);
+        match found {
+            // Few series are looked at one by one, whatever number of values others had.
+            Some(mut found) if found.len() < values as u64 => {
+                let mut known: HashMap<&str, bool> = HashMap::new();
+                let unwanted = |number: &u32| {
+                    let value = self.labels(*number).map_or("", |l| l.value(matcher.name()));
+                    !*known.entry(value).or_insert_with(|| matcher.matches(value))
+                };
+                let unwanted: RoaringBitmap = found.iter().filter(unwanted).collect();
+                found -= unwanted;
+                found
+            }
+            found if matcher.matches_empty() => {
+                let found = found.unwrap_or_else(|| self.live.clone());
+                found - self.with_value(matcher.name(), |value| !matcher.matches(value))
+            }
+            found => {
+                let with = self.with_value(matcher.name(), |value| matcher.matches(value));
+                found.map_or_else(|| with.clone(), |found| found & &with)
+            }
+        }
+    }
+
+    /// The names of labels that any series has that is wanted; of `among` only, if it is given.
+    pub(crate) fn names<'a>(
+        &'a self,
+        among: Option<&'a RoaringBitmap>,
+        wanted: impl Fn(u32) -> bool + 'a,
+    ) -> impl Iterator<Item = &'a Text> {
+        let has = move |numbers: &RoaringBitmap| any(numbers, among, &wanted);
         self.postings
             .iter()
-            .filter(|(_, values)| values.values().any(|numbers| !numbers.is_disjoint(among)))
+            .filter(move |(_, values)| values.values().any(&has))
             .map(|(name, _)| name)
     }
 
-    /// The values that any of the series has under a name.
+    /// The values under a name that any series has that is wanted; of `among` only, if it is given.
     pub(crate) fn values<'a>(
         &'a self,
         name: &str,
-        among: &'a RoaringBitmap,
+        among: Option<&'a RoaringBitmap>,
+        wanted: impl Fn(u32) -> bool + 'a,
     ) -> impl Iterator<Item = &'a Text> {
         let values = self.postings.get(name).into_iter().flatten();
-        values.filter(|(_, numbers)| !numbers.is_disjoint(among)).map(|(value, _)| value)
-    }
-
-    fn with_pair(&self, name: &str, value: &str) -> RoaringBitmap {
-        let numbers = self.postings.get(name).and_then(|values| values.get(value));
-        numbers.cloned().unwrap_or_default()
+        values.filter(move |(_, numbers)| any(numbers, among, &wanted)).map(|(value, _)| value)
     }
 
     fn with_value(&self, name: &str, wanted: impl Fn(&str) -> bool) -> RoaringBitmap {
@@ -193,6 +222,21 @@ impl Index {
 
     fn entry(&self, number: u32) -> Option<&Entry> {
         self.series.get(place(number))?.as_ref()
+    }
+}
+
+/// Whether any of the series is wanted: as a rule the first one is.
+fn any(
+    numbers: &RoaringBitmap,
+    among: Option<&RoaringBitmap>,
+    wanted: impl Fn(u32) -> bool,
+) -> bool {
+    match among {
+        None => numbers.iter().any(wanted),
+        Some(among) if numbers.len() <= among.len() => {
+            numbers.iter().any(|number| among.contains(number) && wanted(number))
+        }
+        Some(among) => among.iter().any(|number| numbers.contains(number) && wanted(number)),
     }
 }
 
@@ -231,12 +275,17 @@ mod tests {
             r#"{job="none"}"#,
         ] {
             let selector: tributary_model::selector::Selector = selector.parse().unwrap();
-            let found: Vec<u32> = index.select(selector.matchers()).iter().collect();
-            let expected: Vec<u32> =
-                (0..3).filter(|n| selector.matches(index.labels(*n).unwrap())).collect();
-            assert_eq!(found, expected, "{selector}");
+            for among in [None, Some([0, 1, 2]), Some([1, 7, 8])] {
+                let among = among.map(RoaringBitmap::from);
+                let found = index.select(selector.matchers(), among.as_ref());
+                let is_among = |number| among.as_ref().is_none_or(|among| among.contains(number));
+                let expected: Vec<u32> = (0..3)
+                    .filter(|n| is_among(*n) && selector.matches(index.labels(*n).unwrap()))
+                    .collect();
+                assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{selector}");
+            }
         }
-        assert_eq!(index.select(&[]).len(), 3);
+        assert_eq!(index.select(&[], None).len(), 3);
     }
 
     #[test]
@@ -249,10 +298,12 @@ mod tests {
         assert!(!index.remove(2, 6));
         assert_eq!(index.find(&labels, 6), None);
         assert_eq!(index.len(), 2);
-        assert_eq!(index.values("zone", index.live()).count(), 1);
+        assert_eq!(index.values("zone", None, |_| true).count(), 1);
+        assert_eq!(index.values("zone", None, |number| number != 1).count(), 0);
+        assert_eq!(index.values("job", Some(&RoaringBitmap::from([1])), |_| true).count(), 1);
         drop(labels);
         index.shrink();
         assert_eq!(index.push(&Labels::from_pairs([("a", "b")]).unwrap(), 6), 3);
-        assert_eq!(index.names(index.live()).count(), 4);
+        assert_eq!(index.names(None, |_| true).count(), 4);
     }
 }

@@ -66,10 +66,12 @@ const QUEUE: usize = 64;
 const GRACE: Duration = Duration::from_secs(15 * 60);
 /// Closed windows wait for each other for so long, so that a backlog becomes few and full blocks.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Queries of less than this look only at series that had a sample since.
+const RECENT: Duration = Duration::from_secs(86_400);
 /// A flush begins a new journal segment when the current one is this long.
 const ROLL_BYTES: u64 = 1 << 20;
 /// Closed windows of so many bytes in memory do not wait: a restart would have to read them again.
-const CLOSED_BYTES: usize = 12 << 20;
+const CLOSED_BYTES: usize = 16 << 20;
 
 /// Where a store lives and what it accepts.
 #[derive(Debug, Clone)]
@@ -333,6 +335,9 @@ impl Store {
         let mut report = MaintainReport::default();
         if self.due(&progress, before, now) {
             self.flush(&mut progress, (before, ROLL_BYTES), now, &mut report)?;
+        }
+        for shard in core.shards() {
+            shard.head_mut().pass(now.minus(RECENT).as_millis());
         }
         let expired = expire::expire(core, now)?;
         report.dropped_blocks = expired.blocks;

@@ -12,6 +12,8 @@ use tributary_model::sample::{Sample, Timestamp};
 use crate::block::{BlockName, Place};
 use crate::core::{Core, Shard};
 use crate::error::Error;
+use crate::head::Head;
+use crate::index::Index;
 use crate::keys::window;
 
 /// A series that may have samples in the range it was selected for.
@@ -151,9 +153,9 @@ pub(crate) fn select(
     let mut out = Vec::new();
     for shard in core.shards() {
         let index = shard.index();
-        let among = alive(&shard, index.select(matchers), from, to);
         let head = shard.head();
-        for number in among {
+        let found = index.select(matchers, head.recent(from));
+        for number in found.into_iter().filter(|number| alive(&head, *number, from, to)) {
             let Some(labels) = index.labels(number) else { continue };
             out.push(SelectedSeries {
                 labels: labels.clone(),
@@ -173,11 +175,14 @@ pub(crate) fn series(
     from: Timestamp,
     to: Timestamp,
 ) -> Vec<Labels> {
+    let (from, to) = (from.as_millis(), to.as_millis());
     let mut out = Vec::new();
     for shard in core.shards() {
         let index = shard.index();
-        let among = alive(&shard, index.select(matchers), from.as_millis(), to.as_millis());
-        out.extend(among.iter().filter_map(|number| index.labels(number).cloned()));
+        let head = shard.head();
+        let found = index.select(matchers, head.recent(from));
+        let found = found.into_iter().filter(|number| alive(&head, *number, from, to));
+        out.extend(found.filter_map(|number| index.labels(number).cloned()));
     }
     out
 }
@@ -189,13 +194,9 @@ pub(crate) fn label_names(
     from: Timestamp,
     to: Timestamp,
 ) -> Vec<String> {
-    let mut out: BTreeSet<Arc<str>> = BTreeSet::new();
-    for shard in core.shards() {
-        let index = shard.index();
-        let among = alive(&shard, index.select(matchers), from.as_millis(), to.as_millis());
-        out.extend(index.names(&among).cloned());
-    }
-    out.iter().map(ToString::to_string).collect()
+    texts(core, matchers, (from, to), |index, among, wanted| {
+        index.names(among, wanted).cloned().collect()
+    })
 }
 
 /// The values of a label in those series, sorted.
@@ -206,20 +207,32 @@ pub(crate) fn label_values(
     from: Timestamp,
     to: Timestamp,
 ) -> Vec<String> {
+    texts(core, matchers, (from, to), |index, among, wanted| {
+        index.values(name, among, wanted).cloned().collect()
+    })
+}
+
+/// What `find` finds in every shard, sorted. It is told among which series to look, if not all, and which are wanted.
+fn texts(
+    core: &Core,
+    matchers: &[Matcher],
+    (from, to): (Timestamp, Timestamp),
+    find: impl Fn(&Index, Option<&RoaringBitmap>, &dyn Fn(u32) -> bool) -> Vec<Arc<str>>,
+) -> Vec<String> {
+    let (from, to) = (from.as_millis(), to.as_millis());
     let mut out: BTreeSet<Arc<str>> = BTreeSet::new();
     for shard in core.shards() {
         let index = shard.index();
-        let among = alive(&shard, index.select(matchers), from.as_millis(), to.as_millis());
-        out.extend(index.values(name, &among).cloned());
+        let head = shard.head();
+        let recent = head.recent(from);
+        let selected = (!matchers.is_empty()).then(|| index.select(matchers, recent));
+        let wanted = |number| alive(&head, number, from, to);
+        out.extend(find(&index, selected.as_ref().or(recent), &wanted));
     }
     out.iter().map(ToString::to_string).collect()
 }
 
-/// Those that have samples at or behind `from` and at or in front of `to`.
-fn alive(shard: &Shard, found: RoaringBitmap, from: i64, to: i64) -> RoaringBitmap {
-    let head = shard.head();
-    found
-        .into_iter()
-        .filter(|number| head.span(*number).is_some_and(|(a, b)| a <= to && from <= b))
-        .collect()
+/// Whether a series has samples at or behind `from` and at or in front of `to`.
+fn alive(head: &Head, number: u32, from: i64, to: i64) -> bool {
+    head.span(number).is_some_and(|(first, last)| first <= to && from <= last)
 }
