@@ -293,7 +293,8 @@ impl App {
         let session =
             Session::new(spool.clone(), speaker.clone(), credentials.clone(), link_metrics);
         Ok(Self {
-            pipeline: Pipeline::new(allow, spool.clone(), arrivals, new_rules, spool_metrics),
+            pipeline: Pipeline::new(allow, spool.clone(), arrivals, new_rules, spool_metrics)
+                .waiting(config.send),
             link: door.way(session, handover.clone()),
             handover,
             reloader: Reloader {

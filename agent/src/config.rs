@@ -16,8 +16,12 @@ use tributary_model::selector::Selector;
 use tributary_model::{duration, yaml};
 
 use crate::source::http::Credentials;
-use raw::{Raw, RawAuthorization, RawBasicAuth, RawFederate, RawJob, RawSources, RawSpool, RawTls};
+use raw::{
+    Raw, RawAuthorization, RawBasicAuth, RawFederate, RawJob, RawSend, RawSources, RawSpool, RawTls,
+};
 
+/// The longest time that samples wait for others.
+const MAX_DELAY: Duration = Duration::from_secs(5);
 /// The smallest spool: less cannot hold a few frames and drop whole segments.
 const MIN_SPOOL_BYTES: u64 = 1 << 20;
 
@@ -42,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) allowlist_file: PathBuf,
     /// Where frames wait for the collector.
     pub(crate) spool: Spool,
+    /// When frames are made.
+    pub(crate) send: Send,
     /// How long a stop waits for the last acknowledgement.
     pub(crate) shutdown_grace: Duration,
 }
@@ -135,6 +141,15 @@ pub(crate) struct Spool {
     pub(crate) max_bytes: u64,
 }
 
+/// `send:`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Send {
+    /// What arrives waits so long for more, to share a frame and a sync with it; sources wait for their answers.
+    pub(crate) max_delay: Duration,
+    /// Nothing waits once so many bytes do, 16 for each sample.
+    pub(crate) max_bytes: u64,
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -212,6 +227,7 @@ impl Door {
             listen,
             allowlist_file: self.folder.join(allowlist),
             spool: self.spool(&raw.spool)?,
+            send: self.send(&raw.send)?,
             shutdown_grace: self.duration("shutdown.grace", &raw.shutdown.grace)?,
         })
     }
@@ -388,14 +404,27 @@ impl Door {
     }
 
     fn spool(&self, raw: &RawSpool) -> Result<Spool, ConfigError> {
-        let max_bytes = byte_size(&raw.max_bytes).ok_or_else(|| {
-            let why = "is not a size: write a number and a unit, like 512MiB or 1GiB";
-            self.fail("spool.max_bytes", format!("\"{}\" {why}", raw.max_bytes))
-        })?;
+        let max_bytes = self.size("spool.max_bytes", &raw.max_bytes)?;
         if max_bytes < MIN_SPOOL_BYTES {
             return Err(self.fail("spool.max_bytes", "must be at least 1MiB"));
         }
         Ok(Spool { path: self.folder.join(&raw.path), max_bytes })
+    }
+
+    fn send(&self, raw: &RawSend) -> Result<Send, ConfigError> {
+        let max_delay = self.duration("send.max_delay", &raw.max_delay)?;
+        if max_delay > MAX_DELAY {
+            let why = "must be at most 5s: sources wait for their answers so long";
+            return Err(self.fail("send.max_delay", why));
+        }
+        Ok(Send { max_delay, max_bytes: self.size("send.max_bytes", &raw.max_bytes)? })
+    }
+
+    fn size(&self, key: &str, text: &str) -> Result<u64, ConfigError> {
+        byte_size(text).ok_or_else(|| {
+            let why = "is not a size: write a number and a unit, like 512MiB or 1GiB";
+            self.fail(key, format!("\"{text}\" {why}"))
+        })
     }
 
     fn host_port(&self, key: &str, text: String) -> Result<String, ConfigError> {
@@ -460,6 +489,7 @@ allowlist_file: allowlist.yml
         assert_eq!(config.listen.to_string(), "127.0.0.1:9392");
         assert!(config.sources.remote_write);
         assert_eq!(config.spool.max_bytes, 1 << 30);
+        assert_eq!(config.send, Send { max_delay: Duration::ZERO, max_bytes: 1 << 20 });
         assert!(config.spool.path.ends_with("spool") && config.spool.path.is_absolute());
         assert_eq!(config.tls.ca_file, Path::new("/c"));
         assert_eq!(config.shutdown_grace, Duration::from_secs(30));
@@ -514,6 +544,8 @@ allowlist_file: allowlist.yml
             ("remote_write: {}", "", "give remote_write, federate or scrape"),
             ("tls:", "cluster: EU\ntls:", "\"EU\" is not a valid name"),
             ("tls:", "spool: { max_bytes: lots }\ntls:", "is not a size"),
+            ("tls:", "send: { max_bytes: lots }\ntls:", "send.max_bytes"),
+            ("tls:", "send: { max_delay: 1m }\ntls:", "at most 5s"),
             ("tls:", "spool: { max_bytes: 1KiB }\ntls:", "at least 1MiB"),
             ("tls:", "listen: { grpc: 0.0.0.0:9393 }\ntls:", "only one of the two can dial"),
             ("collector: { address: tools.example.org:9391 }", "", "collector.address: is missing"),

@@ -15,6 +15,7 @@ use tributary_proto::limits;
 
 use crate::allow::rules::Rules;
 use crate::allow::{Allowlist, Kept};
+use crate::config::Send;
 use crate::metrics::SpoolMetrics;
 use crate::source::{Arrival, Refusal};
 use crate::spool::{Batch, Companion, SharedSpool, SpoolError};
@@ -33,6 +34,7 @@ pub(crate) struct Pipeline {
     core: Core,
     arrivals: mpsc::Receiver<Arrival>,
     rules: mpsc::Receiver<Rules>,
+    send: Send,
 }
 
 impl Pipeline {
@@ -54,18 +56,24 @@ impl Pipeline {
             hasher: RandomState::new(),
             broken: false,
         };
-        Self { core, arrivals, rules }
+        let send = Send { max_delay: Duration::ZERO, max_bytes: 0 };
+        Self { core, arrivals, rules, send }
+    }
+
+    /// What arrives waits for more.
+    pub(crate) fn waiting(self, send: Send) -> Self {
+        Self { send, ..self }
     }
 
     /// Runs until every source is gone, then puts out what merges still hold.
     pub(crate) async fn run(self) {
-        let Self { mut core, mut arrivals, mut rules } = self;
+        let Self { mut core, mut arrivals, mut rules, send } = self;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let work = tokio::select! {
                 arrival = arrivals.recv() => match arrival {
-                    Some(first) => Work::Arrivals(batch(first, &mut arrivals)),
+                    Some(first) => Work::Arrivals(batch(first, &mut arrivals, send).await),
                     None => break,
                 },
                 Some(rules) = rules.recv() => Work::Rules(rules),
@@ -86,13 +94,19 @@ enum Work {
     Finish,
 }
 
-/// Everything that waits, up to a bound.
-fn batch(first: Arrival, arrivals: &mut mpsc::Receiver<Arrival>) -> Vec<Arrival> {
+/// Everything that waits, and what comes until it has waited long enough; up to a bound.
+async fn batch(first: Arrival, arrivals: &mut mpsc::Receiver<Arrival>, send: Send) -> Vec<Arrival> {
+    let until = tokio::time::Instant::now() + send.max_delay;
+    let enough = usize::try_from(send.max_bytes).unwrap_or(usize::MAX) / size_of::<Sample>();
     let mut samples = first.samples.len();
     let mut batch = vec![first];
-    while samples < BATCH_SAMPLES
-        && let Ok(next) = arrivals.try_recv()
-    {
+    while samples < BATCH_SAMPLES {
+        let next = match arrivals.try_recv() {
+            Ok(next) => Some(next),
+            Err(_) if samples >= enough => None,
+            Err(_) => tokio::time::timeout_at(until, arrivals.recv()).await.ok().flatten(),
+        };
+        let Some(next) = next else { break };
         samples += next.samples.len();
         batch.push(next);
     }
@@ -261,5 +275,38 @@ impl Core {
         }
         self.sent.insert(entry.metric.clone(), (hash, now));
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(samples: i64) -> Arrival {
+        let labels = Labels::from_pairs([("__name__", "up")]).unwrap();
+        let sample = |at| (labels.clone(), Sample::new(at, 1.0));
+        Arrival { samples: (0..samples).map(sample).collect(), ..Arrival::default() }
+    }
+
+    #[tokio::test]
+    async fn arrivals_wait_for_others_until_they_are_enough() {
+        let (sender, mut arrivals) = mpsc::channel(8);
+        let send = Send { max_delay: Duration::from_secs(3600), max_bytes: 3 * 16 };
+        for (first, later, expected) in [(3, vec![], 1), (1, vec![1, 1], 3), (1, vec![5], 2)] {
+            let later = async {
+                for samples in later {
+                    sender.send(arrival(samples)).await.unwrap();
+                }
+            };
+            let (taken, ()) = tokio::join!(batch(arrival(first), &mut arrivals, send), later);
+            assert_eq!(taken.len(), expected);
+        }
+        // Without a delay only what is there already joins.
+        sender.send(arrival(1)).await.unwrap();
+        let at_once = Send { max_delay: Duration::ZERO, max_bytes: 1 << 20 };
+        assert_eq!(batch(arrival(1), &mut arrivals, at_once).await.len(), 2);
+        // When every source is gone nobody is waited for.
+        drop(sender);
+        assert_eq!(batch(arrival(1), &mut arrivals, send).await.len(), 1);
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct Raw {
     pub(super) web: RawWeb,
     pub(super) allowlist_file: Option<PathBuf>,
     pub(super) spool: RawSpool,
+    pub(super) send: RawSend,
     pub(super) shutdown: RawShutdown,
 }
 
@@ -154,6 +155,13 @@ pub(super) struct RawSpool {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RawSend {
+    pub(super) max_delay: String,
+    pub(super) max_bytes: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawShutdown {
     pub(super) grace: String,
 }
@@ -173,6 +181,12 @@ impl Default for RawRemoteWrite {
 impl Default for RawSpool {
     fn default() -> Self {
         Self { path: "spool".into(), max_bytes: "1GiB".into() }
+    }
+}
+
+impl Default for RawSend {
+    fn default() -> Self {
+        Self { max_delay: "0s".into(), max_bytes: "1MiB".into() }
     }
 }
 
