@@ -13,7 +13,13 @@ const CHECKSUM_BYTES: usize = 4;
 /// The frames of a segment, some of them damaged, in order, repeated, or missing.
 pub fn frames(whole: &[Vec<u8>], random: &mut Random) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
-    for frame in whole {
+    // Half of the segments have one bad frame or none, so that others build on what it left.
+    let calm = random.one_in(2).then(|| random.below(whole.len() + 1));
+    for (place, frame) in whole.iter().enumerate() {
+        if calm.is_some_and(|chosen| chosen != place) {
+            out.push(frame.clone());
+            continue;
+        }
         if random.one_in(30) {
             continue;
         }
@@ -177,7 +183,7 @@ fn hostile(frame: &[u8], random: &mut Random) -> Option<Vec<u8>> {
 /// A segment of nothing but symbols, a byte or two each, frame after frame.
 fn many_symbols(first: &[u8], random: &mut Random) -> Vec<Vec<u8>> {
     let mut body = vec![0];
-    let count = (1 << 21) - 8;
+    let count = 2 + random.below(1 << 20) as u64;
     put(&mut body, count);
     body.extend([0, 1, b'a']);
     body.extend((1..count).flat_map(|_| [1, 0]));
