@@ -43,7 +43,7 @@ fn samples(series: usize, kinds: u64, now: i64, random: &mut Random) -> Vec<(Lab
             ("instance".to_owned(), "127.0.0.1:9100".to_owned()),
             ("n".to_owned(), number.to_string()),
         ];
-        let at = if random.one_in(10) { now.wrapping_sub(random.below(9) as i64) } else { now };
+        let at = if random.one_in(10) { now.wrapping_sub(i64::from(random.small(9))) } else { now };
         let Ok(labels) = Labels::from_pairs(pairs) else { continue };
         out.push((labels, Sample::new(at, value(kinds >> (n % 16 * 4), random))));
     }
@@ -66,7 +66,7 @@ fn value(kind: u64, random: &mut Random) -> f64 {
 
 fn metadata(random: &mut Random) -> Vec<Metadata> {
     let entry = |n: usize| Metadata {
-        metric: format!("metric_{n}").into(),
+        metric: format!("metric_{n}"),
         kind: MetricType::Counter,
         help: "How often it was. ".repeat(n % 9),
         unit: String::new(),
@@ -75,13 +75,13 @@ fn metadata(random: &mut Random) -> Vec<Metadata> {
 }
 
 fn gaps(random: &mut Random) -> Vec<Gap> {
-    let gap = |n: usize| Gap {
-        from: Timestamp::from_millis(n as i64),
-        to: Timestamp::from_millis(n as i64 * 7),
+    let gap = |n: u8| Gap {
+        from: Timestamp::from_millis(i64::from(n)),
+        to: Timestamp::from_millis(i64::from(n) * 7),
         cause: GapCause::AgentDown,
-        samples: n as u64,
+        samples: u64::from(n),
     };
-    (0..random.below(9)).map(gap).collect()
+    (0..random.small(9)).map(gap).collect()
 }
 
 /// The recorded frames of version 1, which nothing writes any more.

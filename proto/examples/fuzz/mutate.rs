@@ -54,7 +54,7 @@ pub fn frames(whole: &[Vec<u8>], random: &mut Random) -> Vec<Vec<u8>> {
 
 /// A few changes at random places.
 fn damage(bytes: &mut Vec<u8>, whole: &[Vec<u8>], random: &mut Random) {
-    for _ in 0..1 + random.below(4) {
+    for _ in 0..=random.below(4) {
         let at = random.below(bytes.len());
         let to = (at + random.below(9)).min(bytes.len());
         match random.below(8) {
@@ -100,8 +100,8 @@ fn noise(random: &mut Random) -> Vec<u8> {
     let mut out = Vec::new();
     if !random.one_in(3) {
         out.extend_from_slice(b"TRBF");
-        out.push(1 + random.below(2) as u8);
-        out.push(random.below(2) as u8);
+        out.push(1 + random.small(2));
+        out.push(random.small(2));
     }
     out.extend((0..random.below(200)).map(|_| 0));
     for byte in out.iter_mut().skip(6) {
@@ -132,7 +132,7 @@ fn with_damaged_sections(frame: &[u8], whole: &[Vec<u8>], random: &mut Random) -
 fn hostile(frame: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     let (head, _) = parts(frame)?;
     let mut out = head.to_vec();
-    let kind = 1 + random.below(4) as u8;
+    let kind = 1 + random.small(4);
     let mut body = Vec::new();
     match random.below(5) {
         // A number, and then one byte over and over.
@@ -212,8 +212,11 @@ fn renumbered(first: &[u8], nth: u64) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// A section's kind and body.
+type Section = (u8, Vec<u8>);
+
 /// The header, and the sections, decompressed, with their kinds.
-fn parts(frame: &[u8]) -> Option<(&[u8], Vec<(u8, Vec<u8>)>)> {
+fn parts(frame: &[u8]) -> Option<(&[u8], Vec<Section>)> {
     let content = content(frame);
     let mut rest = content.get(14..)?;
     for _ in 0..6 {

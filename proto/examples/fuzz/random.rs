@@ -22,6 +22,11 @@ impl Random {
         usize::try_from(self.next() % bound).unwrap_or(0)
     }
 
+    /// Below a small `bound`.
+    pub fn small(&mut self, bound: u8) -> u8 {
+        self.next().to_le_bytes()[0] % bound
+    }
+
     /// Once in so many times.
     pub fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
