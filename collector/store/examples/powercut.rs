@@ -1,8 +1,9 @@
 //! Writes acknowledged rounds until it is killed, and checks what a power cut would have left.
 //!
-//! `powercut write DIR LOG` appends rounds of samples and notes each acknowledged round in LOG, moving the head into
-//! pages all the time; `powercut check DIR LOG` opens DIR and wants every noted round whole. Run the first under a tool
-//! that keeps a copy of what was synced, kill it, and run the second on the copy.
+//! `powercut write DIR LOG` appends rounds of samples and notes each acknowledged round in LOG. Beside that it moves the
+//! head into blocks, compacts days, drops what is older than the retention and makes snapshots, all the time.
+//! `powercut check DIR LOG` opens DIR and wants every noted round whole that is within the retention. Run the first
+//! under a tool that keeps a copy of what was synced, kill it, and run the second on the copy.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -22,6 +23,10 @@ const SERIES: u32 = 100;
 const BEGIN: i64 = 1_700_000_000_000;
 /// Time between rounds: a window is full after a dozen.
 const STEP: i64 = 600_000;
+/// How long rounds are kept.
+const RETENTION: Duration = Duration::from_secs(3 * 86_400);
+/// A snapshot is made in every so manieth maintenance.
+const SNAPSHOT: u32 = 5;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -91,6 +96,7 @@ fn open(dir: &Path) -> Outcome<Store> {
         path: dir.to_owned(),
         journal_segment_bytes: 16 << 10,
         out_of_order_window: Duration::from_secs(7200),
+        retention: RETENTION,
         ..Options::default()
     };
     let (store, report) = Store::open(options, &mut [Rounds])?;
@@ -100,12 +106,12 @@ fn open(dir: &Path) -> Outcome<Store> {
 fn write(dir: &Path, log: &Path) -> Outcome<String> {
     let store = open(dir)?;
     let mut log = OpenOptions::new().create(true).append(true).open(log)?;
-    let flusher = store.clone();
+    let (keeper, folder) = (store.clone(), dir.join("snapshot"));
     let (tick, ticks) = channel::<Timestamp>();
     std::thread::spawn(move || {
-        while let Ok(now) = ticks.recv() {
-            if let Err(e) = flusher.flush_head_before(now) {
-                let _ = writeln!(std::io::stderr(), "flush: {e}");
+        for (count, now) in (0u32..).zip(ticks) {
+            if let Err(e) = keep(&keeper, &folder, count, now) {
+                let _ = writeln!(std::io::stderr(), "maintenance: {e}");
             }
         }
     });
@@ -125,10 +131,23 @@ fn write(dir: &Path, log: &Path) -> Outcome<String> {
         answer.recv()??;
         writeln!(log, "{round}")?;
         if round % 12 == 11 {
-            tick.send(now.minus(Duration::from_secs(7200)))?;
+            tick.send(now)?;
         }
     }
     Ok("out of rounds".to_owned())
+}
+
+/// One round of maintenance, with everything that a day has in it.
+fn keep(store: &Store, snapshot: &Path, count: u32, now: Timestamp) -> Outcome<()> {
+    store.flush_head_before(now.minus(Duration::from_secs(7200)))?;
+    store.maintain(now)?;
+    if count % SNAPSHOT == 0 {
+        if snapshot.exists() {
+            std::fs::remove_dir_all(snapshot)?;
+        }
+        store.snapshot(snapshot)?;
+    }
+    Ok(())
 }
 
 fn check(dir: &Path, log: &Path) -> Outcome<String> {
@@ -147,7 +166,13 @@ fn check(dir: &Path, log: &Path) -> Outcome<String> {
     }
     let stats = store.stats();
     let whole = |round: &&i64| seen.get(&(BEGIN + **round * STEP)) == Some(&SERIES);
-    let lost = noted.len() - noted.iter().filter(whole).count();
+    let kept = i64::try_from(RETENTION.as_millis())? / STEP;
+    let oldest = noted.iter().max().map_or(0, |newest| newest - kept + 1);
+    let lost = noted.iter().filter(|round| **round >= oldest && !whole(round)).count();
+    let verified = store.verify(&mut |_, _| {})?;
+    if let Some(damaged) = verified.damaged.first() {
+        return Err(format!("after {} rounds: {damaged}", noted.len()).into());
+    }
     if lost == 0 {
         Ok(format!("{} rounds, all there; {} blocks, {stats:?}", noted.len(), stats.blocks))
     } else {

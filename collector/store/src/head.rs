@@ -242,7 +242,7 @@ impl Head {
     pub(crate) fn insert(&mut self, series: u32, at: i64, value: u64) {
         let Some(entry) = self.entries.get(place(series)).copied() else { return };
         let slot = if entry.slot == IDLE { self.activate(series) } else { entry.slot };
-        if entry.last < self.recent_from {
+        if entry.last == NEVER || entry.last < self.recent_from {
             self.recent.insert(series);
         }
         let newer = at > entry.last;

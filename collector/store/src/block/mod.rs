@@ -145,4 +145,6 @@ fn directory_place(number: u64, bytes: &[u8; TRAILER_BYTES]) -> Result<(u64, u32
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -216,7 +216,7 @@ fn read_at(file: &File, path: &Path, offset: u64, length: u32) -> Result<Vec<u8>
 }
 
 impl Directory {
-    fn decode(raw: &[u8], name: &BlockName, end: u64) -> Result<Self, Malformed> {
+    pub(super) fn decode(raw: &[u8], name: &BlockName, end: u64) -> Result<Self, Malformed> {
         let mut fields = Fields(raw);
         let cluster = crate::ledger::cluster(&mut fields)?;
         let samples = fields.varint()?;

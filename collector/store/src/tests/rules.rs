@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tributary_model::matcher::Matcher;
+use tributary_model::matcher::{MatchOp, Matcher};
 use tributary_model::sample::{STALE_NAN_BITS, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
 
@@ -184,6 +184,41 @@ fn reads_only_the_range_and_the_series_alive_in_it() {
         assert_eq!(store.label_names(&any, from, to), ["__name__", "cluster", "number"]);
         assert!(store.series(&any, at(T0 - 2), at(T0 - 1)).is_empty());
     }
+}
+
+#[test]
+fn queries_of_the_last_day_find_what_lives_and_what_comes_back() {
+    let mut world = world();
+    let found = |world: &World, from: i64, to: i64| {
+        let any = [Matcher::new("number", MatchOp::Match, ".+").unwrap()];
+        let mut by_labels = Vec::new();
+        for set in world.store().series(&any, at(from), at(to)) {
+            by_labels.push(set.value("number").parse::<u32>().unwrap());
+        }
+        by_labels.sort_unstable();
+        let values = world.store().label_values("number", &[], at(from), at(to));
+        assert_eq!(values.len(), by_labels.len());
+        assert_eq!(world.store().select(&any, at(from), at(to)).unwrap().len(), values.len());
+        by_labels
+    };
+    world.send(&frame(1, &[(1, T0, 1.0), (2, T0, 1.0)])).unwrap();
+    world.send(&frame(2, &[(2, T0 + 3 * DAY, 2.0), (3, T0 + 3 * DAY, 1.0)])).unwrap();
+    let now = T0 + 3 * DAY;
+    for round in 0..3 {
+        assert_eq!(found(&world, now - HOUR, now + HOUR), [2, 3], "round {round}");
+        assert_eq!(found(&world, now - DAY, now + HOUR), [2, 3], "round {round}");
+        assert_eq!(found(&world, T0, T0), [1, 2], "round {round}");
+        assert_eq!(found(&world, T0, now), [1, 2, 3], "round {round}");
+        if round == 1 {
+            world.reopen();
+        }
+        world.store().maintain(at(now)).unwrap();
+    }
+    world.send(&frame(3, &[(1, now + MINUTE, 1.0), (4, now + MINUTE, 1.0)])).unwrap();
+    assert_eq!(found(&world, now - HOUR, now + HOUR), [1, 2, 3, 4]);
+    world.store().maintain(at(now + 30 * HOUR)).unwrap();
+    assert_eq!(found(&world, now + 29 * HOUR, now + 30 * HOUR), [] as [u32; 0]);
+    assert_eq!(found(&world, now, now + 30 * HOUR), [1, 2, 3, 4]);
 }
 
 #[test]
