@@ -141,7 +141,7 @@ fn write(dir: &Path, log: &Path) -> Outcome<String> {
 fn keep(store: &Store, snapshot: &Path, count: u32, now: Timestamp) -> Outcome<()> {
     store.flush_head_before(now.minus(Duration::from_secs(7200)))?;
     store.maintain(now)?;
-    if count % SNAPSHOT == 0 {
+    if count.is_multiple_of(SNAPSHOT) {
         if snapshot.exists() {
             std::fs::remove_dir_all(snapshot)?;
         }
