@@ -21,6 +21,8 @@ pub struct Features {
     pub fill_modifiers: bool,
     /// Metric names are dropped at the end of the evaluation (`promql-delayed-name-removal`).
     pub delayed_name_removal: bool,
+    /// Start timestamps tell of counter resets (`use-start-timestamps`).
+    pub start_timestamps: bool,
 }
 
 impl Features {
@@ -31,15 +33,17 @@ impl Features {
         extended_selectors: true,
         fill_modifiers: true,
         delayed_name_removal: true,
+        start_timestamps: true,
     };
 
     /// The names of Prometheus' `--enable-feature` that mean the language.
-    pub const NAMES: [&str; 5] = [
+    pub const NAMES: [&str; 6] = [
         "promql-experimental-functions",
         "promql-duration-expr",
         "promql-extended-range-selectors",
         "promql-binop-fill-modifiers",
         "promql-delayed-name-removal",
+        "use-start-timestamps",
     ];
 
     /// Switches on the feature of this name; `false` if there is none.
@@ -51,6 +55,7 @@ impl Features {
             "promql-extended-range-selectors" => &mut self.extended_selectors,
             "promql-binop-fill-modifiers" => &mut self.fill_modifiers,
             "promql-delayed-name-removal" => &mut self.delayed_name_removal,
+            "use-start-timestamps" => &mut self.start_timestamps,
             _ => return false,
         };
         *flag = true;

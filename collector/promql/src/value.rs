@@ -1,6 +1,10 @@
 //! What an evaluation gives: a value of one of PromQL's types, what was noticed on the way, and why it failed.
 
+use std::sync::Arc;
+
+use tributary_model::histogram::{Histogram, HistogramSample};
 use tributary_model::label::{Labels, is_legacy_label_name};
+use tributary_model::number::format_general;
 use tributary_model::quote::quote;
 use tributary_model::sample::{Sample, Timestamp};
 
@@ -52,13 +56,48 @@ impl Value {
     }
 }
 
+/// What a series holds at one time.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Element {
+    /// A number.
+    Float(f64),
+    /// A native histogram.
+    Histogram(Arc<Histogram>),
+}
+
+impl Element {
+    /// The number, if it is one.
+    pub fn float(&self) -> Option<f64> {
+        match self {
+            Self::Float(value) => Some(*value),
+            Self::Histogram(_) => None,
+        }
+    }
+
+    /// `float` or `histogram`, the names in remarks.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Float(_) => "float",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+impl From<Histogram> for Element {
+    fn from(histogram: Histogram) -> Self {
+        Self::Histogram(Arc::new(histogram))
+    }
+}
+
 /// One element of an instant vector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VectorSample {
     /// The labels.
     pub labels: Labels,
-    /// The value, at the time of the evaluation.
-    pub sample: Sample,
+    /// The time of the evaluation.
+    pub at: Timestamp,
+    /// What the series holds.
+    pub value: Element,
 }
 
 /// One element of a matrix.
@@ -66,8 +105,10 @@ pub struct VectorSample {
 pub struct MatrixSeries {
     /// The labels.
     pub labels: Labels,
-    /// The values, in order of time.
+    /// The numbers, in order of time.
     pub samples: Vec<Sample>,
+    /// The native histograms, in order of time; at other times than the numbers.
+    pub histograms: Vec<HistogramSample>,
 }
 
 /// Why an evaluation was broken off from outside.
@@ -139,10 +180,10 @@ pub enum EvalError {
     #[error("Ratio value is NaN")]
     RatioNan,
     /// The parameter of `topk` and the like is too small.
-    #[error("Scalar value {} underflows int64", go_float(*.0))]
+    #[error("Scalar value {} underflows int64", format_general(*.0))]
     Underflow(f64),
     /// The parameter of `topk` and the like is too large.
-    #[error("Scalar value {} overflows int64", go_float(*.0))]
+    #[error("Scalar value {} overflows int64", format_general(*.0))]
     Overflow(f64),
     /// A text that is to become a label name cannot be one.
     #[error("invalid label name {0}")]
@@ -180,6 +221,9 @@ pub enum EvalError {
         /// The function called.
         function: &'static str,
     },
+    /// `anchored` or `smoothed` on a bare range vector that has native histograms.
+    #[error("{0} modifier is not supported with histograms")]
+    ExtendedHistograms(&'static str),
     /// A computed duration is not a possible range, step or offset.
     #[error("{}:{}: {fault}", span.start, span.end)]
     Duration {
@@ -232,16 +276,6 @@ impl From<Interrupted> for EvalError {
             Interrupted::Timeout => Self::Timeout,
             Interrupted::Canceled => Self::Canceled,
         }
-    }
-}
-
-/// A number as Go's `%g` writes it: shortest, with an exponent below 1e-4 and from 1e6 on.
-pub(crate) fn go_float(value: f64) -> String {
-    let magnitude = value.abs();
-    if magnitude != 0.0 && magnitude.is_finite() && !(1e-4..1e6).contains(&magnitude) {
-        tributary_model::number::format_exponent(value)
-    } else {
-        tributary_model::number::format_plain(value)
     }
 }
 

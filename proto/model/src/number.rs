@@ -27,6 +27,16 @@ pub fn format_json(value: f64) -> String {
     }
 }
 
+/// The shortest form, with an exponent below 1e-4 and from 1e6 on, as Go's `%g` and `%v`.
+pub fn format_general(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude != 0.0 && magnitude.is_finite() && !(1e-4..1e6).contains(&magnitude) {
+        format_exponent(value)
+    } else {
+        format_plain(value)
+    }
+}
+
 fn special(value: f64) -> Option<&'static str> {
     if value.is_nan() {
         Some("NaN")

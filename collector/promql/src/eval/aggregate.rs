@@ -1,15 +1,19 @@
 //! Aggregations over groups of series.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tributary_model::label::{Labels, METRIC_NAME};
+use tributary_model::sample::is_stale;
 
 use super::Evaluator;
 use super::grid::Grid;
 use super::series::{Points, Series, without_empty};
-use crate::ast::Aggregate;
 use crate::ast::operator::AggregateOp;
+use crate::ast::{Aggregate, Span};
+use crate::functions::native_sum::{HistogramAccumulator, HistogramMean, HistogramSum};
 use crate::functions::number::{self, Mean, Sum, is_quantile};
+use crate::functions::remark::{Remark, Remarks};
 use crate::value::EvalError;
 
 /// Series that are aggregated together, by index.
@@ -64,19 +68,19 @@ impl Evaluator<'_> {
             | AggregateOp::Limitk
             | AggregateOp::LimitRatio => self.rank(aggregate, grid),
             AggregateOp::Quantile => self.quantile(aggregate, grid),
-            AggregateOp::Sum => self.fold::<Total>(aggregate, grid),
-            AggregateOp::Avg => self.fold::<Mean>(aggregate, grid),
-            AggregateOp::Count => self.fold::<Count>(aggregate, grid),
-            AggregateOp::Group => self.fold::<One>(aggregate, grid),
-            AggregateOp::Min => self.fold::<Least>(aggregate, grid),
-            AggregateOp::Max => self.fold::<Most>(aggregate, grid),
-            AggregateOp::Stddev => self.fold::<Deviation>(aggregate, grid),
-            AggregateOp::Stdvar => self.fold::<Variance>(aggregate, grid),
+            AggregateOp::Sum => self.fold::<Total, Among<HistogramSum>>(aggregate, grid),
+            AggregateOp::Avg => self.fold::<Mean, Among<HistogramMean>>(aggregate, grid),
+            AggregateOp::Count => self.fold::<Count, Counted>(aggregate, grid),
+            AggregateOp::Group => self.fold::<One, Counted>(aggregate, grid),
+            AggregateOp::Min => self.fold::<Least, Ignored>(aggregate, grid),
+            AggregateOp::Max => self.fold::<Most, Ignored>(aggregate, grid),
+            AggregateOp::Stddev => self.fold::<Deviation, Ignored>(aggregate, grid),
+            AggregateOp::Stdvar => self.fold::<Variance, Ignored>(aggregate, grid),
         }
     }
 
     /// An aggregation that takes one value after the other.
-    fn fold<A: Accumulator>(
+    fn fold<A: Accumulator, H: OfHistograms>(
         &mut self,
         aggregate: &Aggregate,
         grid: Grid,
@@ -88,25 +92,56 @@ impl Evaluator<'_> {
             self.check()?;
             states.clear();
             states.resize_with(grid.count, || None);
+            let mut histograms = H::default();
             for member in group.members.iter().filter_map(|index| series.get(*index)) {
-                for (step, value) in member.points.iter() {
-                    match states.get_mut(step) {
-                        Some(Some(state)) => state.add(value),
-                        Some(none) => *none = Some(A::first(value)),
-                        None => {}
+                let (first, values) = member.points.column();
+                for (state, value) in states.iter_mut().skip(first).zip(values) {
+                    if is_stale(*value) {
+                        continue;
+                    }
+                    match state {
+                        Some(state) => state.add(*value),
+                        none => *none = Some(A::first(*value)),
                     }
                 }
+                histograms.add(member, &mut states);
             }
             let mut points = Points::with_capacity(grid.count);
+            let mut remarks = HistogramRemarks::default();
+            histograms.finish(&mut states, &mut points, &mut remarks);
             for (step, state) in states.iter().enumerate() {
                 if let Some(state) = state {
                     points.push(step, state.result());
                 }
             }
-            self.hold(points.count())?;
+            self.remark_histograms(aggregate, remarks);
+            self.hold(points.size())?;
             out.push(Series { labels: group.labels, drop_name: group.drop_name, points });
         }
         Ok(without_empty(out))
+    }
+
+    fn remark_histograms(&mut self, aggregate: &Aggregate, mut remarks: HistogramRemarks) {
+        let span = aggregate.expr.span();
+        if remarks.ignored {
+            self.ignored_histogram(aggregate.op, span);
+        }
+        if remarks.mixed_samples {
+            let text = "encountered a mix of histograms and floats for aggregation";
+            self.annotations.warning(text, span);
+        }
+        for metric in &remarks.mixed_schemas {
+            let mut remark = Remarks::default();
+            remark.add(Remark::MixedSchemas);
+            self.annotations.remarks(&mut remark, metric, span);
+        }
+        self.annotations.remarks(&mut remarks.other, "", span);
+    }
+
+    /// An aggregation of numbers met a histogram.
+    pub(super) fn ignored_histogram(&mut self, op: AggregateOp, span: Span) {
+        let text = format!("ignored histogram in {} aggregation", op.as_str());
+        self.annotations.info(&text, span);
     }
 
     fn quantile(&mut self, aggregate: &Aggregate, grid: Grid) -> Result<Vec<Series>, EvalError> {
@@ -118,6 +153,9 @@ impl Evaluator<'_> {
         for bad in extremes(&quantiles).into_iter().filter(|q| !is_quantile(*q)) {
             self.annotations.bad_quantile(bad, param.span());
         }
+        if series.iter().any(|series| !series.points.histograms().is_empty()) {
+            self.ignored_histogram(aggregate.op, aggregate.expr.span());
+        }
         let mut out = Vec::new();
         let mut values = Vec::new();
         for group in groups(&series, aggregate) {
@@ -126,12 +164,12 @@ impl Evaluator<'_> {
             for (step, q) in quantiles.iter().enumerate() {
                 values.clear();
                 let members = group.members.iter().filter_map(|index| series.get(*index));
-                values.extend(members.filter_map(|member| member.points.get(step)));
+                values.extend(members.filter_map(|member| member.points.float(step)));
                 if !values.is_empty() {
                     points.push(step, number::quantile(*q, &mut values));
                 }
             }
-            self.hold(points.count())?;
+            self.hold(points.size())?;
             out.push(Series { labels: group.labels, drop_name: group.drop_name, points });
         }
         Ok(without_empty(out))
@@ -144,6 +182,117 @@ pub(super) fn extremes(values: &[f64]) -> Vec<f64> {
     let largest = values.iter().copied().filter(|v| !v.is_nan()).reduce(f64::max);
     let smallest = values.iter().copied().filter(|v| !v.is_nan()).reduce(f64::min);
     nan.into_iter().chain(largest).chain(smallest).collect()
+}
+
+/// What is to be said of the histograms of a group.
+#[derive(Default)]
+struct HistogramRemarks {
+    ignored: bool,
+    mixed_samples: bool,
+    /// The metrics that could not be added to those before.
+    mixed_schemas: BTreeSet<String>,
+    other: Remarks,
+}
+
+/// What an aggregation makes of the histograms of a group.
+trait OfHistograms: Default {
+    /// Takes the histograms of a series after its numbers.
+    fn add<A: Accumulator>(&mut self, series: &Series, states: &mut [Option<A>]);
+
+    /// Adds results; takes back those of numbers where nothing can come of both.
+    fn finish<A: Accumulator>(
+        self,
+        states: &mut [Option<A>],
+        points: &mut Points,
+        remarks: &mut HistogramRemarks,
+    );
+}
+
+/// They are left out, which is remarked.
+#[derive(Default)]
+struct Ignored(bool);
+
+impl OfHistograms for Ignored {
+    fn add<A: Accumulator>(&mut self, series: &Series, _: &mut [Option<A>]) {
+        self.0 |= !series.points.histograms().is_empty();
+    }
+
+    fn finish<A: Accumulator>(
+        self,
+        _: &mut [Option<A>],
+        _: &mut Points,
+        remarks: &mut HistogramRemarks,
+    ) {
+        remarks.ignored = self.0;
+    }
+}
+
+/// They count like numbers.
+#[derive(Default)]
+struct Counted;
+
+impl OfHistograms for Counted {
+    fn add<A: Accumulator>(&mut self, series: &Series, states: &mut [Option<A>]) {
+        for (step, _) in series.points.histograms() {
+            match states.get_mut(*step) {
+                Some(Some(state)) => state.add(0.0),
+                Some(none) => *none = Some(A::first(0.0)),
+                None => {}
+            }
+        }
+    }
+
+    fn finish<A: Accumulator>(self, _: &mut [Option<A>], _: &mut Points, _: &mut HistogramRemarks) {
+    }
+}
+
+/// They are aggregated among themselves: by step, the state, or nothing if they cannot be.
+struct Among<H> {
+    states: BTreeMap<usize, Option<H>>,
+    mixed_schemas: BTreeSet<String>,
+}
+
+impl<H> Default for Among<H> {
+    fn default() -> Self {
+        Self { states: BTreeMap::new(), mixed_schemas: BTreeSet::new() }
+    }
+}
+
+impl<H: HistogramAccumulator> OfHistograms for Among<H> {
+    fn add<A: Accumulator>(&mut self, series: &Series, _: &mut [Option<A>]) {
+        for (step, histogram) in series.points.histograms() {
+            match self.states.get_mut(step) {
+                Some(state) => {
+                    if state.as_mut().is_some_and(|state| state.add(histogram).is_err()) {
+                        self.mixed_schemas.insert(series.labels.metric_name().to_owned());
+                        *state = None;
+                    }
+                }
+                None => {
+                    self.states.insert(*step, Some(H::first(histogram)));
+                }
+            }
+        }
+    }
+
+    fn finish<A: Accumulator>(
+        self,
+        states: &mut [Option<A>],
+        points: &mut Points,
+        remarks: &mut HistogramRemarks,
+    ) {
+        remarks.mixed_schemas = self.mixed_schemas;
+        for (step, histograms) in self.states {
+            if let Some(numbers) = states.get_mut(step)
+                && numbers.take().is_some()
+            {
+                remarks.mixed_samples = true;
+            } else if let Some(histograms) = histograms {
+                let result = histograms.result(&mut remarks.other).compacted();
+                points.push_histogram(step, Arc::new(result));
+            }
+        }
+    }
 }
 
 /// The state of an aggregation after at least one value.

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use crate::ast::Span;
 use crate::functions::bucket::Forced;
 use crate::functions::date::rfc3339;
-use crate::value::go_float;
+use crate::functions::remark::{Remark, Remarks};
+use tributary_model::number::format_general;
 
 /// How serious a remark is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ struct Entry {
     text: String,
     span: Span,
     corrections: Option<Corrections>,
+    /// How often it happened; told only if it is a fault of the data and happened more than once.
+    occurrences: usize,
 }
 
 /// Monotonicity corrections of `histogram_quantile`, summed up over steps and series.
@@ -52,7 +55,7 @@ impl Annotations {
 
     /// A quantile outside 0…1.
     pub(crate) fn bad_quantile(&mut self, q: f64, span: Span) {
-        let q = go_float(q);
+        let q = format_general(q);
         self.warning(&format!("quantile value should be between 0 and 1, got {q}"), span);
     }
 
@@ -77,13 +80,30 @@ impl Annotations {
         }
     }
 
+    /// What functions remarked about the histograms of a metric, or about since when its samples count.
+    pub(crate) fn remarks(&mut self, remarks: &mut Remarks, metric: &str, span: Span) {
+        for (remark, calls) in remarks.drain() {
+            let (level, text) = remark_text(remark, metric);
+            let index = self.entry(level, &text, span);
+            if let (Remark::StartsOverlap, Some(entry)) = (remark, self.entries.get_mut(index)) {
+                entry.occurrences += calls;
+            }
+        }
+    }
+
     fn entry(&mut self, level: Level, text: &str, span: Span) -> usize {
         if let Some(index) = self.by_text.get(text) {
             return *index;
         }
         let index = self.entries.len();
         self.by_text.insert(text.to_owned(), index);
-        self.entries.push(Entry { level, text: text.to_owned(), span, corrections: None });
+        self.entries.push(Entry {
+            level,
+            text: text.to_owned(),
+            span,
+            corrections: None,
+            occurrences: 0,
+        });
         index
     }
 
@@ -108,12 +128,15 @@ impl Entry {
             let _ = write!(
                 out,
                 ", from buckets {} to {}, with a max diff of {}, over {count} samples from {} to {}",
-                go_float(forced.lowest),
-                go_float(forced.highest),
+                format_general(forced.lowest),
+                format_general(forced.highest),
                 two_digits(forced.largest),
                 rfc3339(first),
                 rfc3339(last),
             );
+        }
+        if self.occurrences > 1 && !query.is_empty() {
+            let _ = write!(out, " ({} occurrences)", self.occurrences);
         }
         if !query.is_empty() {
             let before = query.as_bytes().get(..self.span.start).unwrap_or(query.as_bytes());
@@ -122,6 +145,73 @@ impl Entry {
             let _ = write!(out, " ({line}:{column})");
         }
         out
+    }
+}
+
+fn remark_text(remark: Remark, metric: &str) -> (Level, String) {
+    let quoted = tributary_model::quote::quote(metric);
+    match remark {
+        Remark::MixedSamples => (
+            Level::Warning,
+            format!("encountered a mix of histograms and floats for metric name {quoted}"),
+        ),
+        Remark::MixedSchemas => (
+            Level::Warning,
+            format!(
+                "vector contains a mix of histograms with exponential and custom buckets schemas for metric name {quoted}"
+            ),
+        ),
+        Remark::NotCounter => {
+            (Level::Warning, format!("this native histogram metric is not a counter: {quoted}"))
+        }
+        Remark::NotGauge => {
+            (Level::Warning, format!("this native histogram metric is not a gauge: {quoted}"))
+        }
+        Remark::HistogramsIgnored => (
+            Level::Info,
+            format!(
+                "ignored histograms in a range containing both floats and histograms for metric name {quoted}"
+            ),
+        ),
+        Remark::Reconciled(operation) => (
+            Level::Info,
+            format!("mismatched custom buckets were reconciled during {}", operation.as_str()),
+        ),
+        Remark::HintsCollide(operation) => (
+            Level::Warning,
+            format!("conflicting counter resets during histogram {}", operation.as_str()),
+        ),
+        Remark::StartsOverlap => (
+            Level::Warning,
+            format!(
+                "sample has start time that overlaps with previous sample timestamp for metric {quoted}"
+            ),
+        ),
+        Remark::QuantileNan => (
+            Level::Info,
+            with_metric_name(
+                "input to histogram_quantile has NaN observations, result is NaN",
+                metric,
+            ),
+        ),
+        Remark::QuantileSkewed => (
+            Level::Info,
+            with_metric_name(
+                "input to histogram_quantile has NaN observations, result is skewed higher",
+                metric,
+            ),
+        ),
+        Remark::FractionNan => (
+            Level::Info,
+            with_metric_name(
+                "input to histogram_fraction has NaN observations, which are excluded from all fractions",
+                metric,
+            ),
+        ),
+        Remark::BadQuantile(bits) => {
+            let q = format_general(f64::from_bits(bits));
+            (Level::Warning, format!("quantile value should be between 0 and 1, got {q}"))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Function calls: scalars, functions of one value, and the way to all other functions.
 
+use tributary_model::histogram::Histogram;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::matcher::{MatchOp, Matcher};
 
@@ -9,9 +10,9 @@ use super::selector::Take;
 use super::series::{Data, Points, Series};
 use crate::ast::{Call, Expr};
 use crate::functions::elementwise::{self, clamp, round};
-use crate::functions::number;
+use crate::functions::{native, number};
 use crate::signature::Function;
-use crate::value::EvalError;
+use crate::value::{Element, EvalError};
 
 impl Evaluator<'_> {
     pub(super) fn call(&mut self, call: &Call, grid: Grid) -> Result<Data, EvalError> {
@@ -34,6 +35,7 @@ impl Evaluator<'_> {
             }
             Function::Round => self.round_call(call, grid)?,
             Function::Timestamp => self.timestamp(call, grid)?,
+            Function::StartTimestamp => self.start_timestamp(call, grid)?,
             Function::Absent => {
                 let arg = arg(call, 0)?.unparenthesised();
                 let present = self.vector(arg, grid)?;
@@ -49,11 +51,14 @@ impl Evaluator<'_> {
             Function::HistogramQuantiles => self.histogram_quantiles(call, grid)?,
             Function::HistogramFraction => self.histogram_fraction(call, grid)?,
             Function::Info => self.info(call, grid)?,
-            // Functions of native histograms and of start timestamps: there are none, so there is no result.
-            _ => {
-                self.vector(arg(call, 0)?, grid)?;
-                Vec::new()
+            Function::HistogramCount => self.each_histogram(call, Histogram::count, grid)?,
+            Function::HistogramSum => self.each_histogram(call, Histogram::sum, grid)?,
+            Function::HistogramAvg => self.each_histogram(call, native::mean, grid)?,
+            Function::HistogramStdvar => self.each_histogram(call, native::variance, grid)?,
+            Function::HistogramStddev => {
+                self.each_histogram(call, |histogram| native::variance(histogram).sqrt(), grid)?
             }
+            _ => return Err(EvalError::Unsupported(call.function.name())),
         };
         Ok(Data::Vector(series))
     }
@@ -104,7 +109,23 @@ impl Evaluator<'_> {
         self.change_values(series, grid, |_, value| Some(function(value)))
     }
 
-    /// Series with other values; they are no longer the metric they were.
+    /// A number from each histogram.
+    fn each_histogram(
+        &mut self,
+        call: &Call,
+        function: impl Fn(&Histogram) -> f64,
+        grid: Grid,
+    ) -> Result<Vec<Series>, EvalError> {
+        let mut series = self.vector(arg(call, 0)?, grid)?;
+        for series in &mut series {
+            series.points.map(|_, _| None);
+            series.points.map_histograms(|_, histogram| Some(Element::Float(function(histogram))));
+            self.drop_name(series);
+        }
+        self.unite(super::series::without_empty(series), grid)
+    }
+
+    /// Series with other numbers, without their histograms; they are no longer the metric they were.
     fn change_values(
         &self,
         mut series: Vec<Series>,
@@ -112,6 +133,7 @@ impl Evaluator<'_> {
         mut change: impl FnMut(usize, f64) -> Option<f64>,
     ) -> Result<Vec<Series>, EvalError> {
         for series in &mut series {
+            series.points.drop_histograms();
             series.points.map(&mut change);
             self.drop_name(series);
         }
@@ -159,8 +181,26 @@ impl Evaluator<'_> {
             let series = self.latest(selector, reference, grid, Take::Time)?;
             return self.change_values(series, grid, |_, time| Some(time));
         }
-        let series = self.vector(arg, grid)?;
+        let mut series = self.vector(arg, grid)?;
+        for series in &mut series {
+            series.points.map_histograms(|_, _| Some(Element::Float(0.0)));
+        }
         self.change_values(series, grid, |step, _| Some(number::seconds(grid.time(step))))
+    }
+
+    /// `start_timestamp`: since when the samples that a selector finds count; of anything else it is not known.
+    fn start_timestamp(&mut self, call: &Call, grid: Grid) -> Result<Vec<Series>, EvalError> {
+        let arg = arg(call, 0)?.unparenthesised();
+        if let Expr::Vector(selector) = arg
+            && selector.extend.is_none()
+            && self.options.features.start_timestamps
+        {
+            let reference = self.reference(&selector.time)?;
+            let series = self.latest(selector, reference, grid, Take::Start)?;
+            return self.change_values(series, grid, |_, time| Some(time));
+        }
+        self.vector(arg, grid)?;
+        Ok(Vec::new())
     }
 }
 
@@ -179,7 +219,7 @@ fn only_value(series: &[Series], grid: Grid) -> Vec<f64> {
     let mut found = vec![0_u8; grid.count];
     let mut values = vec![f64::NAN; grid.count];
     for series in series {
-        for (step, value) in series.points.iter() {
+        for (step, value) in series.points.floats() {
             if let (Some(found), Some(slot)) = (found.get_mut(step), values.get_mut(step)) {
                 *slot = if *found == 0 { value } else { f64::NAN };
                 *found = 1;
@@ -193,7 +233,7 @@ fn only_value(series: &[Series], grid: Grid) -> Vec<f64> {
 pub(super) fn absent(present: &[Series], arg: &Expr, grid: Grid) -> Vec<Series> {
     let mut missing = vec![true; grid.count];
     for series in present {
-        for (step, _) in series.points.iter() {
+        for step in series.points.steps() {
             if let Some(missing) = missing.get_mut(step) {
                 *missing = false;
             }

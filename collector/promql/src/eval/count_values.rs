@@ -35,28 +35,49 @@ impl Evaluator<'_> {
             let common = grouping_labels(&series.labels, aggregate);
             // The values of one series are few: look labels up once per value.
             let mut by_value: HashMap<u64, usize> = HashMap::new();
-            for (step, value) in series.points.iter() {
+            for (step, value) in series.points.floats() {
                 let known = by_value.get(&value.to_bits());
                 let place = if let Some(place) = known {
                     *place
                 } else {
                     let labels = common.with(label, &format_plain(value));
-                    let next = out.len();
-                    let place = *places.entry(labels.clone()).or_insert(next);
-                    if place == next {
-                        self.hold(grid.count)?;
-                        let points = Points::empty_slots(grid.count);
-                        out.push(Series { labels, drop_name: false, points });
-                    }
+                    let place = self.place(labels, &mut places, &mut out, grid)?;
                     by_value.insert(value.to_bits(), place);
                     place
                 };
-                let slots = out.get_mut(place).map(|series| series.points.slots());
-                if let Some(count) = slots.and_then(|slots| slots.get_mut(step)) {
-                    *count = if count.is_nan() { 1.0 } else { *count + 1.0 };
-                }
+                count(&mut out, place, step);
+            }
+            for (step, histogram) in series.points.histograms() {
+                let labels = common.with(label, &histogram.to_string());
+                let place = self.place(labels, &mut places, &mut out, grid)?;
+                count(&mut out, place, *step);
             }
         }
         self.unite(out, grid)
+    }
+
+    /// The place of the result with these labels, which may be a new one.
+    fn place(
+        &self,
+        labels: Labels,
+        places: &mut HashMap<Labels, usize>,
+        out: &mut Vec<Series>,
+        grid: Grid,
+    ) -> Result<usize, EvalError> {
+        let next = out.len();
+        let place = *places.entry(labels.clone()).or_insert(next);
+        if place == next {
+            self.hold(grid.count)?;
+            let points = Points::empty_slots(grid.count);
+            out.push(Series { labels, drop_name: false, points });
+        }
+        Ok(place)
+    }
+}
+
+fn count(out: &mut [Series], place: usize, step: usize) {
+    let slots = out.get_mut(place).map(|series| series.points.slots());
+    if let Some(count) = slots.and_then(|slots| slots.get_mut(step)) {
+        *count = if count.is_nan() { 1.0 } else { *count + 1.0 };
     }
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::matcher::{MatchOp, Matcher};
-use tributary_model::sample::{Sample, is_stale};
 
 use super::Evaluator;
 use super::call::arg;
 use super::grid::{Grid, Reference};
 use super::labels::merge;
+use super::loaded::Loaded;
 use super::series::{Points, Series};
 use crate::ast::{Call, Expr, TimeShift};
 use crate::value::EvalError;
@@ -128,17 +128,15 @@ impl Evaluator<'_> {
         let from = reference.of(grid.start).saturating_sub(lookback).saturating_add(1);
         let to = reference.of(grid.last());
         let mut out = Vec::new();
-        let mut samples = Vec::new();
+        let mut loaded = Loaded::default();
         for found in self.select(&matchers, from, to)? {
             let identified =
                 values.iter().all(|(name, values)| values.contains(found.labels.value(name)));
             if !identified {
                 continue;
             }
-            self.read(&found, from, to, &mut samples)?;
-            let times = latest_times(&samples, reference, lookback, grid);
+            let times = self.latest_times(&found, reference, grid, &mut loaded)?;
             if !times.is_empty() {
-                self.hold(times.count())?;
                 out.push(InfoSeries {
                     identity: identity(&found.labels),
                     labels: found.labels,
@@ -177,24 +175,6 @@ fn identity(labels: &Labels) -> Labels {
     labels.filter(|label| IDENTIFYING.contains(&&*label.name))
 }
 
-/// The time of the latest sample at each step, in milliseconds.
-fn latest_times(samples: &[Sample], reference: Reference, lookback: i64, grid: Grid) -> Points {
-    let mut points = Points::with_capacity(grid.count);
-    let mut rest = samples.iter().peekable();
-    let mut latest: Option<&Sample> = None;
-    for (step, time) in grid.times() {
-        let now = reference.of(time);
-        while let Some(sample) = rest.next_if(|sample| sample.at.as_millis() <= now) {
-            latest = Some(sample);
-        }
-        let oldest = now.saturating_sub(lookback);
-        if let Some(sample) = latest.filter(|s| s.at.as_millis() > oldest && !is_stale(s.value)) {
-            points.push(step, sample.at.as_millis() as f64);
-        }
-    }
-    points
-}
-
 /// Adds a series with the labels that its info series have at each step: one result per set of labels.
 fn enrich(
     series: &Series,
@@ -205,14 +185,17 @@ fn enrich(
     let identity = identity(&series.labels);
     let own: Vec<&InfoSeries> = infos.iter().filter(|info| info.identity == identity).collect();
     let mut places: HashMap<Labels, usize> = HashMap::new();
-    for (step, value) in series.points.iter() {
+    let mut steps: Vec<usize> = series.points.steps().collect();
+    steps.sort_unstable();
+    for step in steps {
+        let Some(element) = series.points.element(step) else { continue };
         let Some(labels) = labels_at(series, &own, wanted, step)? else { continue };
         let place = *places.entry(labels.clone()).or_insert_with(|| {
             out.push(Series { labels, drop_name: series.drop_name, points: Points::default() });
             out.len() - 1
         });
         if let Some(enriched) = out.get_mut(place) {
-            enriched.points.push(step, value);
+            enriched.points.push_element(step, element);
         }
     }
     Ok(())
@@ -228,7 +211,7 @@ fn labels_at(
     // Of each info metric, the series with the newest sample.
     let mut newest: BTreeMap<&str, (&InfoSeries, f64)> = BTreeMap::new();
     for info in infos {
-        let Some(time) = info.times.get(step) else { continue };
+        let Some(time) = info.times.float(step) else { continue };
         match newest.get(info.labels.metric_name()) {
             Some((other, at)) if *at == time => {
                 return Err(EvalError::DuplicateInfo {

@@ -5,14 +5,13 @@ use std::collections::{HashMap, HashSet};
 use tributary_model::label::Labels;
 
 use super::Evaluator;
-use super::binary::{apply, changes_identity, flag};
+use super::binary::{Notes, apply, changes_identity, combine, flag, is_trim};
 use super::grid::Grid;
 use super::labels::without_identity;
 use super::series::{Points, Series};
 use super::set::group_of;
-use crate::ast::operator::BinaryOp;
 use crate::ast::{Binary, Cardinality, Matching};
-use crate::value::{EvalError, in_braces};
+use crate::value::{Element, EvalError, in_braces};
 
 /// The series of one group: indices into the "many" and the "one" side.
 #[derive(Default)]
@@ -55,22 +54,19 @@ impl Evaluator<'_> {
         let (many, one) = if swapped { (rhs, lhs) } else { (lhs, rhs) };
         let delayed = self.delayed();
         let pairing = Pairing { binary, matching, many, one, swapped, delayed, grid };
-        if matches!(binary.op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
-            && !(many.is_empty() || one.is_empty())
-        {
-            self.incompatible(binary);
-        }
         let active = pairing.active_steps();
         let mut results = Vec::with_capacity(many.len());
         let groups = pairing.groups();
+        let mut notes = Notes::default();
         for group in &groups {
             self.check()?;
             pairing.check_one_side(group, &active)?;
         }
         for group in &groups {
             self.check()?;
-            pairing.combine(group, &mut results)?;
+            pairing.combine(group, &mut results, &mut notes)?;
         }
+        self.remark_notes(binary, &notes);
         results.sort_by_key(|(origin, _)| *origin);
         let series = results.into_iter().map(|(_, series)| series);
         self.unite(series.filter(|s| !s.points.is_empty()).collect(), grid)
@@ -102,7 +98,7 @@ impl Pairing<'_> {
     fn active_steps(&self) -> Vec<bool> {
         let present = |series: &[Series]| {
             let mut steps = vec![false; self.grid.count];
-            for (step, _) in series.iter().flat_map(|series| series.points.iter()) {
+            for step in series.iter().flat_map(|series| series.points.steps()) {
                 if let Some(present) = steps.get_mut(step) {
                     *present = true;
                 }
@@ -122,7 +118,7 @@ impl Pairing<'_> {
         }
         let mut holder: Vec<Option<&Series>> = vec![None; self.grid.count];
         for series in group.one.iter().filter_map(|index| self.one.get(*index)) {
-            for (step, _) in series.points.iter() {
+            for step in series.points.steps() {
                 if !active.get(step).copied().unwrap_or(false) {
                     continue;
                 }
@@ -145,34 +141,33 @@ impl Pairing<'_> {
     }
 
     /// Computes the results of one group.
-    fn combine(&self, group: &Group, results: &mut Vec<(Origin, Series)>) -> Result<(), EvalError> {
+    fn combine(
+        &self,
+        group: &Group,
+        results: &mut Vec<(Origin, Series)>,
+        notes: &mut Notes,
+    ) -> Result<(), EvalError> {
         // Per step, which partner of the "one" side has a value.
-        let partner: Vec<Option<(usize, f64)>> = {
-            let mut partner = vec![None; self.grid.count];
-            for index in &group.one {
-                let Some(series) = self.one.get(*index) else { continue };
-                for (step, value) in series.points.iter() {
-                    if let Some(slot) = partner.get_mut(step) {
-                        *slot = Some((*index, value));
-                    }
+        let mut partner: Vec<Option<usize>> = vec![None; self.grid.count];
+        for index in &group.one {
+            let Some(series) = self.one.get(*index) else { continue };
+            for step in series.points.steps() {
+                if let Some(slot) = partner.get_mut(step) {
+                    *slot = Some(*index);
                 }
             }
-            partner
-        };
+        }
         let first = results.len();
         let mut taken = vec![false; if self.needs_taken(group) { self.grid.count } else { 0 }];
         let mut clash = false;
         for index in &group.many {
             let Some(series) = self.many.get(*index) else { continue };
             let mut places: Vec<(Option<usize>, usize)> = Vec::new();
-            for (step, value) in series.points.iter() {
-                let (one, other) = match partner.get(step).copied().flatten() {
-                    Some((one, other)) => (Some(one), other),
-                    None => match self.matching.fill.right {
-                        Some(fill) => (None, fill),
-                        None => continue,
-                    },
-                };
+            for step in series.points.steps() {
+                let one = partner.get(step).copied().flatten();
+                if one.is_none() && self.matching.fill.right.is_none() {
+                    continue;
+                }
                 if let Some(taken) = taken.get_mut(step) {
                     clash |= *taken;
                     *taken = true;
@@ -186,8 +181,8 @@ impl Pairing<'_> {
                     places.push((one, results.len() - 1));
                     results.len() - 1
                 };
-                if let Some((_, series)) = results.get_mut(place) {
-                    self.push(series, step, value, other);
+                if let Some((_, result)) = results.get_mut(place) {
+                    self.push(result, step, Some(*index), one, notes);
                 }
             }
         }
@@ -197,7 +192,7 @@ impl Pairing<'_> {
         if clash && has_equal_labels(results.get(first..).unwrap_or(&[])) {
             self.check_unambiguous(group, &partner)?;
         }
-        self.fill_left(group, &partner, &taken, results);
+        self.fill_left(group, &partner, &taken, results, notes);
         Ok(())
     }
 
@@ -210,17 +205,19 @@ impl Pairing<'_> {
     fn fill_left(
         &self,
         group: &Group,
-        partner: &[Option<(usize, f64)>],
+        partner: &[Option<usize>],
         taken: &[bool],
         results: &mut Vec<(Origin, Series)>,
+        notes: &mut Notes,
     ) {
-        let Some(fill) = self.matching.fill.left else { return };
+        if self.matching.fill.left.is_none() {
+            return;
+        }
         for index in &group.one {
             let mut alone = (Origin::OneAlone(*index), self.result(None, Some(*index), group));
             for (step, partner) in partner.iter().enumerate() {
-                let Some((_, value)) = partner.filter(|(one, _)| one == index) else { continue };
-                if !taken.get(step).copied().unwrap_or(false) {
-                    self.push(&mut alone.1, step, fill, value);
+                if *partner == Some(*index) && !taken.get(step).copied().unwrap_or(false) {
+                    self.push(&mut alone.1, step, None, Some(*index), notes);
                 }
             }
             if !alone.1.points.is_empty() {
@@ -230,17 +227,13 @@ impl Pairing<'_> {
     }
 
     /// Fails if two results of the group have equal labels at the same step, filtered out or not.
-    fn check_unambiguous(
-        &self,
-        group: &Group,
-        partner: &[Option<(usize, f64)>],
-    ) -> Result<(), EvalError> {
+    fn check_unambiguous(&self, group: &Group, partner: &[Option<usize>]) -> Result<(), EvalError> {
         let mut seen = HashSet::new();
         for index in &group.many {
             let Some(series) = self.many.get(*index) else { continue };
             let mut labels: HashMap<Option<usize>, Labels> = HashMap::new();
-            for (step, _) in series.points.iter() {
-                let one = partner.get(step).copied().flatten().map(|(one, _)| one);
+            for step in series.points.steps() {
+                let one = partner.get(step).copied().flatten();
                 if one.is_none() && self.matching.fill.right.is_none() {
                     continue;
                 }
@@ -255,14 +248,43 @@ impl Pairing<'_> {
         Ok(())
     }
 
-    /// Adds the result of one pair of values.
-    fn push(&self, series: &mut Series, step: usize, many: f64, one: f64) {
-        let (left, right) = if self.swapped { (one, many) } else { (many, one) };
-        let (value, keep) = apply(self.binary.op, left, right);
+    /// Adds the result of one pair of values; a side without a series is filled in.
+    fn push(
+        &self,
+        result: &mut Series,
+        step: usize,
+        many: Option<usize>,
+        one: Option<usize>,
+        notes: &mut Notes,
+    ) {
+        let (many_points, one_points) = (points_of(self.many, many), points_of(self.one, one));
+        let (fill_many, fill_one) = (self.matching.fill.left, self.matching.fill.right);
+        let float = |points: Option<&Points>, fill: Option<f64>| {
+            points.map_or(fill, |points| points.float(step))
+        };
+        let floats = (float(many_points, fill_many), float(one_points, fill_one));
+        let (element, keep) =
+            if let (Some(many), Some(one), false) = (floats.0, floats.1, is_trim(self.binary.op)) {
+                let (left, right) = if self.swapped { (one, many) } else { (many, one) };
+                let (value, keep) = apply(self.binary.op, left, right);
+                (Element::Float(value), keep)
+            } else {
+                let element = |points: Option<&Points>, fill: Option<f64>| {
+                    points.map_or(fill.map(Element::Float), |points| points.element(step))
+                };
+                let (Some(many), Some(one)) =
+                    (element(many_points, fill_many), element(one_points, fill_one))
+                else {
+                    return;
+                };
+                let (left, right) = if self.swapped { (one, many) } else { (many, one) };
+                let Some(combined) = combine(self.binary.op, &left, &right, notes) else { return };
+                combined
+            };
         if self.binary.return_bool {
-            series.points.push(step, flag(keep));
+            result.points.push(step, flag(keep));
         } else if keep {
-            series.points.push(step, value);
+            result.points.push_element(step, element);
         }
     }
 
@@ -301,6 +323,10 @@ impl Pairing<'_> {
         }
         labels
     }
+}
+
+fn points_of(side: &[Series], index: Option<usize>) -> Option<&Points> {
+    index.and_then(|index| side.get(index)).map(|series| &series.points)
 }
 
 fn has_equal_labels(results: &[(Origin, Series)]) -> bool {

@@ -5,6 +5,7 @@
 mod aggregate;
 mod annotation;
 mod binary;
+mod budget;
 mod call;
 mod count_values;
 mod duration;
@@ -13,6 +14,7 @@ mod histogram;
 mod info;
 mod invariant;
 mod labels;
+mod loaded;
 mod matching;
 mod range_call;
 mod rank;
@@ -22,22 +24,25 @@ mod series;
 mod set;
 mod sort;
 mod subquery;
+mod workers;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tributary_model::histogram::{Histogram, HistogramSample};
 use tributary_model::sample::{Sample, Timestamp};
 
 pub use self::grid::MAX_STEPS;
 
 use self::annotation::Annotations;
+use self::budget::Budget;
 use self::grid::{Grid, Reference};
 use self::series::{Data, Series};
 use crate::ast::{At, Expr, TimeShift, Unary, ValueType};
 use crate::feature::Features;
 use crate::source::Source;
-use crate::value::{EvalError, Interrupted, MatrixSeries, Outcome, Value, VectorSample};
+use crate::value::{Element, EvalError, Interrupted, MatrixSeries, Outcome, Value, VectorSample};
 
 /// How an evaluation behaves and how far it may go.
 #[derive(Clone)]
@@ -48,6 +53,8 @@ pub struct Options {
     pub max_samples: usize,
     /// The step of subqueries that name none.
     pub default_step: Duration,
+    /// How many threads may evaluate at once. They are started where an expression has many series.
+    pub threads: usize,
     /// Asked at every node and every series whether to go on.
     pub interrupt: Option<Arc<dyn Fn() -> Option<Interrupted> + Send + Sync>>,
     /// Here only whether names are dropped at the end; whether syntax is enabled is [`crate::feature::check`]'s concern.
@@ -62,6 +69,7 @@ impl Default for Options {
             lookback: Duration::from_secs(300),
             max_samples: 50_000_000,
             default_step: Duration::from_secs(60),
+            threads: 1,
             interrupt: None,
             features: Features::default(),
             query: Arc::from(""),
@@ -75,6 +83,7 @@ impl fmt::Debug for Options {
             .field("lookback", &self.lookback)
             .field("max_samples", &self.max_samples)
             .field("default_step", &self.default_step)
+            .field("threads", &self.threads)
             .field("features", &self.features)
             .finish_non_exhaustive()
     }
@@ -125,7 +134,16 @@ pub fn range(
 /// The public form of series, sorted by labels.
 fn matrix(series: Vec<Series>, grid: Grid) -> Vec<MatrixSeries> {
     let with_times = series.into_iter().map(|series| MatrixSeries {
-        samples: series.points.iter().map(|(i, v)| Sample::new(grid.time(i), v)).collect(),
+        samples: series.points.floats().map(|(i, v)| Sample::new(grid.time(i), v)).collect(),
+        histograms: series
+            .points
+            .histograms()
+            .iter()
+            .map(|(i, histogram)| HistogramSample {
+                at: Timestamp::from_millis(grid.time(*i)),
+                histogram: Arc::clone(histogram),
+            })
+            .collect(),
         labels: series.labels,
     });
     matrix_from_samples(with_times.collect())
@@ -133,7 +151,7 @@ fn matrix(series: Vec<Series>, grid: Grid) -> Vec<MatrixSeries> {
 
 /// Leaves out series without samples and sorts the others by labels.
 fn matrix_from_samples(mut series: Vec<MatrixSeries>) -> Vec<MatrixSeries> {
-    series.retain(|series| !series.samples.is_empty());
+    series.retain(|series| !(series.samples.is_empty() && series.histograms.is_empty()));
     series.sort_by(|a, b| a.labels.cmp(&b.labels));
     series
 }
@@ -153,21 +171,19 @@ struct Evaluator<'a> {
     options: &'a Options,
     times: Times,
     annotations: Annotations,
-    /// Samples in memory now.
-    held: usize,
-    peak: usize,
-    read: usize,
+    budget: Budget<'a>,
 }
 
 impl<'a> Evaluator<'a> {
     fn new(source: &'a dyn Source, options: &'a Options, times: Times) -> Self {
         let annotations = Annotations::default();
-        Self { source, options, times, annotations, held: 0, peak: 0, read: 0 }
+        Self { source, options, times, annotations, budget: Budget::new(options) }
     }
 
     fn outcome(self, value: Value) -> Outcome {
         let (warnings, infos) = self.annotations.render(&self.options.query);
-        Outcome { value, warnings, infos, samples_read: self.read, peak_samples: self.peak }
+        let (samples_read, peak_samples) = (self.budget.read(), self.budget.peak());
+        Outcome { value, warnings, infos, samples_read, peak_samples }
     }
 
     fn instant_value(&mut self, expr: &Expr) -> Result<Value, EvalError> {
@@ -191,8 +207,8 @@ impl<'a> Evaluator<'a> {
             Data::Vector(series) => {
                 let series = self.drop_names(series)?;
                 let with_value = series.into_iter().filter_map(|series| {
-                    let value = series.points.get(0)?;
-                    Some(VectorSample { labels: series.labels, sample: Sample { at, value } })
+                    let value = series.points.element(0)?;
+                    Some(VectorSample { labels: series.labels, at, value })
                 });
                 Value::Vector(with_value.collect())
             }
@@ -202,7 +218,7 @@ impl<'a> Evaluator<'a> {
     /// Evaluates a node for all steps.
     fn eval(&mut self, expr: &Expr, grid: Grid) -> Result<Data, EvalError> {
         self.check()?;
-        let held = self.held;
+        let held = self.budget.held();
         let data = if grid.count > 1 && invariant::is_step_invariant(expr) {
             let once = self.node(expr, grid.first())?;
             repeat(once, grid.count)
@@ -210,7 +226,7 @@ impl<'a> Evaluator<'a> {
             self.node(expr, grid)?
         };
         // What the node was made from is gone; what it gave stays until its own parent is done.
-        self.held = held;
+        self.budget.settle(held);
         self.hold(data.samples())?;
         Ok(data)
     }
@@ -242,6 +258,9 @@ impl<'a> Evaluator<'a> {
             Data::Vector(mut series) => {
                 for series in &mut series {
                     series.points.map(|_, value| Some(-value));
+                    series.points.map_histograms(|_, histogram| {
+                        Some(Element::from(Histogram::clone(histogram).times(-1.0)))
+                    });
                     self.drop_name(series);
                 }
                 Ok(Data::Vector(if self.delayed() { series } else { labels::merge(series)? }))
@@ -298,22 +317,12 @@ impl<'a> Evaluator<'a> {
 
     /// Asks whether to go on.
     fn check(&self) -> Result<(), EvalError> {
-        match self.options.interrupt.as_ref().and_then(|ask| ask()) {
-            Some(why) => Err(why.into()),
-            None => Ok(()),
-        }
+        self.budget.check()
     }
 
     /// Counts samples that are now in memory.
-    fn hold(&mut self, samples: usize) -> Result<(), EvalError> {
-        self.held = self.held.saturating_add(samples);
-        self.peak = self.peak.max(self.held);
-        if self.held > self.options.max_samples { Err(EvalError::TooManySamples) } else { Ok(()) }
-    }
-
-    /// Counts samples that are no longer in memory.
-    fn release(&mut self, samples: usize) {
-        self.held = self.held.saturating_sub(samples);
+    fn hold(&self, samples: usize) -> Result<(), EvalError> {
+        self.budget.hold(samples)
     }
 }
 

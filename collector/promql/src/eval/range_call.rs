@@ -1,14 +1,23 @@
 //! Functions of range vectors: a window slides over the samples of one series after the other.
 
-use tributary_model::sample::{Sample, is_stale};
+use std::sync::Arc;
+
+use tributary_model::histogram::{Histogram, HistogramSample, ResetHint};
+use tributary_model::sample::{Sample, Timestamp};
 
 use super::Evaluator;
-use super::duration;
+use super::budget::Budget;
 use super::grid::{Grid, Reference};
 use super::labels::{check_unique, without_identity};
+use super::loaded::Loaded;
 use super::series::{Points, Series};
+use super::{duration, workers};
 use crate::ast::{Call, Expr, Extend};
-use crate::functions::{Window, WindowFunction, counter, extended, number, over_time, trend};
+use crate::functions::mixed::{self, MixedWindow};
+use crate::functions::remark::{Remark, Remarks};
+use crate::functions::{
+    Timed, Window, WindowFunction, counter, extended, number, over_time, trend,
+};
 use crate::signature::Function;
 use crate::source;
 use crate::value::EvalError;
@@ -65,6 +74,32 @@ enum RangedSeries {
     Computed(Series, Grid),
 }
 
+/// One range function on its way over all series.
+struct Slide<'a> {
+    function: Function,
+    plain: WindowFunction,
+    extend: Option<Extend>,
+    params: &'a [Vec<f64>],
+    ranged: &'a Ranged,
+    grid: Grid,
+    budget: &'a Budget<'a>,
+    /// Whether it matters since when samples count.
+    with_starts: bool,
+}
+
+/// What a thread reuses from series to series.
+#[derive(Default)]
+struct Scratch {
+    loaded: Loaded,
+    values: Vec<f64>,
+}
+
+/// What one series came to.
+struct Slid {
+    points: Points,
+    remarks: Remarks,
+}
+
 impl Evaluator<'_> {
     /// A call of a function of a range vector; `None` if it is another function.
     pub(super) fn range_call(
@@ -84,24 +119,66 @@ impl Evaluator<'_> {
         let Some(arg) = ranged_arg else {
             return Err(EvalError::Unsupported("a call without a range vector"));
         };
-        let function = match arg {
-            Expr::Matrix(matrix) => match matrix.selector.extend {
-                Some(extend) => extended_function(call.function, extend)?,
-                None => plain,
-            },
-            _ => plain,
+        let extend = match arg {
+            Expr::Matrix(matrix) => matrix.selector.extend,
+            _ => None,
         };
-        let held = self.held;
+        let plain = match extend {
+            Some(extend) => extended_function(call.function, extend)?,
+            None => plain,
+        };
+        let held = self.budget.held();
         let ranged = self.ranged(arg, grid)?;
-        let mut out = self.slide(call, &ranged, function, &params, grid)?;
-        self.held = held;
+        let uses_starts = matches!(
+            call.function,
+            Function::Rate | Function::Irate | Function::Increase | Function::Resets
+        );
+        let slide = Slide {
+            function: call.function,
+            plain,
+            extend,
+            params: &params,
+            ranged: &ranged,
+            grid,
+            budget: &self.budget,
+            with_starts: uses_starts && self.options.features.start_timestamps,
+        };
+        let slid = workers::map(&self.budget, &ranged.series, |scratch, series| {
+            slide.series(scratch, series)
+        })?;
+        let mut out = self.series_of(call, &ranged, slid);
+        self.budget.settle(held);
         if call.function == Function::AbsentOverTime {
-            out = absent_over_time(&out, arg, grid);
+            out = super::call::absent(&out, arg, grid);
         }
         if !self.delayed() {
             check_unique(&out)?;
         }
         Ok(Some(out))
+    }
+
+    /// The series that have values, with remarks made about them.
+    fn series_of(&mut self, call: &Call, ranged: &Ranged, slid: Vec<Slid>) -> Vec<Series> {
+        let keeps_name = matches!(call.function, Function::LastOverTime | Function::FirstOverTime);
+        let span = call.args.first().map_or(call.span, Expr::span);
+        let mut out = Vec::with_capacity(slid.len());
+        for (series, Slid { points, mut remarks }) in ranged.series.iter().zip(slid) {
+            self.annotations.remarks(&mut remarks, series.labels().metric_name(), span);
+            if points.is_empty() {
+                continue;
+            }
+            if points.floats().next().is_some() {
+                self.remark_non_counter(call, series.labels().metric_name());
+            }
+            let drop_name = !keeps_name || series.drops_name();
+            let labels = if drop_name && !self.delayed() {
+                without_identity(series.labels())
+            } else {
+                series.labels().clone()
+            };
+            out.push(Series { labels, drop_name, points });
+        }
+        out
     }
 
     fn ranged(&mut self, arg: &Expr, grid: Grid) -> Result<Ranged, EvalError> {
@@ -138,106 +215,6 @@ impl Evaluator<'_> {
         }
     }
 
-    fn slide(
-        &mut self,
-        call: &Call,
-        ranged: &Ranged,
-        function: WindowFunction,
-        params: &[Vec<f64>],
-        grid: Grid,
-    ) -> Result<Vec<Series>, EvalError> {
-        let keeps_name = matches!(call.function, Function::LastOverTime | Function::FirstOverTime);
-        let mut out = Vec::with_capacity(ranged.series.len());
-        let mut samples = Vec::new();
-        let mut scratch = Vec::new();
-        let mut looked_at = 0;
-        for series in &ranged.series {
-            self.load(series, ranged.bounds(grid), &mut samples)?;
-            self.hold(samples.len())?;
-            let mut points = Points::with_capacity(grid.count);
-            let (mut from, mut to) = (0, 0);
-            for (step, time) in grid.times() {
-                let end = ranged.reference.of(time);
-                let start = end.saturating_sub(ranged.range);
-                let (before, after) = ranged.margin;
-                to = advance(&samples, to, end.saturating_add(after));
-                from = advance(&samples, from, start.saturating_sub(before));
-                let Some(window @ [_, ..]) = samples.get(from..to) else { continue };
-                looked_at += window.len();
-                if looked_at > SAMPLES_BETWEEN_CHECKS {
-                    looked_at = 0;
-                    self.check()?;
-                }
-                let params = params_at(params, step);
-                self.check_params(call, params)?;
-                let value = function(&mut Window {
-                    samples: window,
-                    start,
-                    end,
-                    at: time,
-                    params,
-                    scratch: &mut scratch,
-                });
-                if let Some(value) = value {
-                    points.push(step, value);
-                }
-            }
-            self.release(samples.len());
-            if points.is_empty() {
-                continue;
-            }
-            self.hold(points.count())?;
-            self.remark_non_counter(call, series.labels().metric_name());
-            let drop_name = !keeps_name || series.drops_name();
-            let labels = if drop_name && !self.delayed() {
-                without_identity(series.labels())
-            } else {
-                series.labels().clone()
-            };
-            out.push(Series { labels, drop_name, points });
-        }
-        Ok(out)
-    }
-
-    /// The samples of a series without staleness markers, in place of those in `out`.
-    fn load(
-        &mut self,
-        series: &RangedSeries,
-        (from, to): (i64, i64),
-        out: &mut Vec<Sample>,
-    ) -> Result<(), EvalError> {
-        match series {
-            RangedSeries::Stored(series) => {
-                self.read(series, from, to, out)?;
-                out.retain(|sample| !is_stale(sample.value));
-            }
-            RangedSeries::Computed(series, steps) => {
-                self.check()?;
-                out.clear();
-                let samples = series.points.iter().map(|(i, v)| Sample::new(steps.time(i), v));
-                out.extend(samples);
-            }
-        }
-        Ok(())
-    }
-
-    /// Remarks and errors about scalar arguments; only made where there is a window to use them on.
-    fn check_params(&mut self, call: &Call, [first, second]: [f64; 2]) -> Result<(), EvalError> {
-        match call.function {
-            Function::QuantileOverTime if !number::is_quantile(first) => {
-                if let Some(arg) = call.args.first() {
-                    self.annotations.bad_quantile(first, arg.span());
-                }
-                Ok(())
-            }
-            Function::DoubleExponentialSmoothing => {
-                check_factor("smoothing", "sf", first)?;
-                check_factor("trend", "tf", second)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// `rate` and `increase` of a metric that is not called like a counter.
     fn remark_non_counter(&mut self, call: &Call, metric: &str) {
         let is_rise = matches!(call.function, Function::Rate | Function::Increase);
@@ -254,7 +231,171 @@ impl Evaluator<'_> {
     }
 }
 
+impl Slide<'_> {
+    /// Slides the window over one series.
+    fn series(&self, scratch: &mut Scratch, series: &RangedSeries) -> Result<Slid, EvalError> {
+        let Scratch { loaded, values } = scratch;
+        self.load(series, loaded)?;
+        let size = loaded.size();
+        self.budget.hold(size)?;
+        let slid = if loaded.histograms.is_empty() && !loaded.has_starts() {
+            self.numbers(&loaded.samples, values)
+        } else {
+            self.either(loaded, values)
+        }?;
+        self.budget.release(size);
+        self.budget.hold(slid.points.size())?;
+        Ok(slid)
+    }
+
+    /// Reads the samples of a series without staleness markers.
+    fn load(&self, series: &RangedSeries, loaded: &mut Loaded) -> Result<(), EvalError> {
+        match series {
+            RangedSeries::Stored(series) => {
+                let bounds = self.ranged.bounds(self.grid);
+                loaded.read(series, bounds, self.with_starts, self.budget)?;
+                loaded.drop_stale();
+            }
+            RangedSeries::Computed(series, steps) => {
+                self.budget.check()?;
+                loaded.clear();
+                let samples = series.points.floats().map(|(i, v)| Sample::new(steps.time(i), v));
+                loaded.samples.extend(samples);
+                let histograms = series.points.histograms().iter().map(|(i, histogram)| {
+                    let at = Timestamp::from_millis(steps.time(*i));
+                    HistogramSample { at, histogram: forget_reset(histogram) }
+                });
+                loaded.histograms.extend(histograms);
+            }
+        }
+        Ok(())
+    }
+
+    /// Over numbers, of which nothing else is known.
+    fn numbers(&self, samples: &[Sample], values: &mut Vec<f64>) -> Result<Slid, EvalError> {
+        let mut slid = self.nothing();
+        let (mut from, mut to) = (0, 0);
+        let mut looked_at = 0;
+        for (step, time) in self.grid.times() {
+            let (start, end) = self.ranged.window(time);
+            let (before, after) = self.ranged.margin;
+            to = advance(samples, to, end.saturating_add(after));
+            from = advance(samples, from, start.saturating_sub(before));
+            let Some(window @ [_, ..]) = samples.get(from..to) else { continue };
+            self.check_now_and_then(&mut looked_at, window.len())?;
+            let params = params_at(self.params, step);
+            self.check_params(params, &mut slid.remarks)?;
+            let value = (self.plain)(&mut Window {
+                samples: window,
+                start,
+                end,
+                at: time,
+                params,
+                scratch: values,
+            });
+            if let Some(value) = value {
+                slid.points.push(step, value);
+            }
+        }
+        Ok(slid)
+    }
+
+    /// Over numbers and histograms.
+    fn either(&self, loaded: &Loaded, values: &mut Vec<f64>) -> Result<Slid, EvalError> {
+        let mut slid = self.nothing();
+        let [mut floats, mut histograms] = [(0, 0); 2];
+        let mut looked_at = 0;
+        let mut remarks = Remarks::default();
+        for (step, time) in self.grid.times() {
+            let (start, end) = self.ranged.window(time);
+            let (before, after) = self.ranged.margin;
+            let (first, last) = (start.saturating_sub(before), end.saturating_add(after));
+            floats.0 = advance(&loaded.samples, floats.0, first);
+            floats.1 = advance(&loaded.samples, floats.1, last);
+            histograms.0 = advance(&loaded.histograms, histograms.0, first);
+            histograms.1 = advance(&loaded.histograms, histograms.1, last);
+            let (floats, histograms) = (floats.0..floats.1, histograms.0..histograms.1);
+            let size = floats.len() + histograms.len();
+            if size == 0 {
+                continue;
+            }
+            self.check_now_and_then(&mut looked_at, size)?;
+            let params = params_at(self.params, step);
+            let starts = &loaded.starts;
+            let mut window = MixedWindow {
+                samples: loaded.samples.get(floats.clone()).unwrap_or_default(),
+                starts: starts.samples.get(floats).unwrap_or_default(),
+                histograms: loaded.histograms.get(histograms.clone()).unwrap_or_default(),
+                histogram_starts: starts.histograms.get(histograms).unwrap_or_default(),
+                start,
+                end,
+                at: time,
+                params,
+                scratch: values,
+                remarks: &mut remarks,
+            };
+            if !window.samples.is_empty() {
+                self.check_params(params, window.remarks)?;
+            }
+            let element = mixed::call(self.function, self.extend, self.plain, &mut window);
+            if let Some(element) = element {
+                slid.points.push_element(step, element);
+            }
+            slid.remarks.absorb(&mut remarks);
+        }
+        Ok(slid)
+    }
+
+    fn nothing(&self) -> Slid {
+        Slid { points: Points::with_capacity(self.grid.count), remarks: Remarks::default() }
+    }
+
+    fn check_now_and_then(&self, looked_at: &mut usize, more: usize) -> Result<(), EvalError> {
+        *looked_at += more;
+        if *looked_at > SAMPLES_BETWEEN_CHECKS {
+            *looked_at = 0;
+            self.budget.check()?;
+        }
+        Ok(())
+    }
+
+    /// Remarks and errors about scalar arguments; only made where there is a window to use them on.
+    fn check_params(
+        &self,
+        [first, second]: [f64; 2],
+        remarks: &mut Remarks,
+    ) -> Result<(), EvalError> {
+        match self.function {
+            Function::QuantileOverTime if !number::is_quantile(first) => {
+                remarks.add(Remark::BadQuantile(first.to_bits()));
+                Ok(())
+            }
+            Function::DoubleExponentialSmoothing => {
+                check_factor("smoothing", "sf", first)?;
+                check_factor("trend", "tf", second)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The histogram without what its hint says of resets: a subquery may leave out or repeat the samples around one.
+fn forget_reset(histogram: &Arc<Histogram>) -> Arc<Histogram> {
+    match histogram.hint() {
+        ResetHint::Reset | ResetHint::NotReset => {
+            Arc::new(Histogram::clone(histogram).with_hint(ResetHint::Unknown))
+        }
+        ResetHint::Unknown | ResetHint::Gauge => Arc::clone(histogram),
+    }
+}
+
 impl Ranged {
+    /// Start and end of the window of a step.
+    fn window(&self, time: i64) -> (i64, i64) {
+        let end = self.reference.of(time);
+        (end.saturating_sub(self.range), end)
+    }
+
     /// The first and last millisecond that any window looks at.
     fn bounds(&self, grid: Grid) -> (i64, i64) {
         let (before, after) = self.margin;
@@ -278,9 +419,9 @@ impl RangedSeries {
 }
 
 /// The index of the first sample after `time`, looked for from `index` on.
-fn advance(samples: &[Sample], index: usize, time: i64) -> usize {
+fn advance<T: Timed>(samples: &[T], index: usize, time: i64) -> usize {
     let rest = samples.get(index..).unwrap_or(&[]);
-    index + rest.iter().take_while(|sample| sample.at.as_millis() <= time).count()
+    index + rest.iter().take_while(|sample| sample.millis() <= time).count()
 }
 
 fn params_at(params: &[Vec<f64>], step: usize) -> [f64; 2] {
@@ -316,9 +457,4 @@ fn extended_function(function: Function, extend: Extend) -> Result<WindowFunctio
         },
         function: function.name(),
     })
-}
-
-/// One series with 1 at the steps where no series has a value.
-fn absent_over_time(present: &[Series], arg: &Expr, grid: Grid) -> Vec<Series> {
-    super::call::absent(present, arg, grid)
 }

@@ -10,7 +10,8 @@ use super::series::{Points, Series};
 use crate::ast::operator::AggregateOp;
 use crate::ast::{Aggregate, Expr};
 use crate::functions::number::{INT64_END, to_usize};
-use crate::value::{EvalError, go_float};
+use crate::value::EvalError;
+use tributary_model::number::format_general;
 
 /// An element that may be chosen: its value and its series' index.
 type Candidate = (f64, usize);
@@ -39,13 +40,16 @@ impl Evaluator<'_> {
         let mut candidates = Vec::new();
         for (step, param) in params.iter().enumerate() {
             self.check()?;
+            let takes_any = match aggregate.op {
+                AggregateOp::LimitRatio => *param != 0.0,
+                _ => *param >= 1.0,
+            };
+            if !takes_any {
+                continue;
+            }
             for group in &groups {
                 candidates.clear();
-                let members = group
-                    .members
-                    .iter()
-                    .filter_map(|index| Some((series.get(*index)?.points.get(step)?, *index)));
-                candidates.extend(members);
+                self.candidates(aggregate, &series, &group.members, step, &mut candidates);
                 choose(aggregate.op, *param, &series, &mut candidates);
                 for chosen in &candidates {
                     out.add(step, *chosen);
@@ -53,6 +57,29 @@ impl Evaluator<'_> {
             }
         }
         Ok(out.series)
+    }
+
+    /// The members that have a value. Histograms have no order, so `topk` and `bottomk` leave them out.
+    fn candidates(
+        &mut self,
+        aggregate: &Aggregate,
+        series: &[Series],
+        members: &[usize],
+        step: usize,
+        out: &mut Vec<Candidate>,
+    ) {
+        let ordered = matches!(aggregate.op, AggregateOp::Topk | AggregateOp::Bottomk);
+        for index in members {
+            let Some(points) = series.get(*index).map(|series| &series.points) else { continue };
+            if let Some(value) = points.float(step) {
+                out.push((value, *index));
+            } else if points.histogram(step).is_none() {
+            } else if ordered {
+                self.ignored_histogram(aggregate.op, aggregate.span);
+            } else {
+                out.push((f64::NAN, *index));
+            }
+        }
     }
 
     /// Whether any ratio takes anything; remarks on those that are no ratio.
@@ -65,7 +92,7 @@ impl Evaluator<'_> {
                 return Err(EvalError::RatioNan);
             }
             if ratio.abs() > 1.0 {
-                let (ratio, cap) = (go_float(ratio), go_float(ratio.signum()));
+                let (ratio, cap) = (format_general(ratio), format_general(ratio.signum()));
                 let text = format!(
                     "ratio value should be between -1 and 1, got {ratio}, capping to {cap}"
                 );
@@ -210,7 +237,7 @@ impl<'a> Chosen<'a> {
         Self { from, places: vec![None; from.len()], series: Vec::new() }
     }
 
-    fn add(&mut self, step: usize, (value, index): Candidate) {
+    fn add(&mut self, step: usize, (_, index): Candidate) {
         let (Some(from), Some(place)) = (self.from.get(index), self.places.get_mut(index)) else {
             return;
         };
@@ -223,8 +250,10 @@ impl<'a> Chosen<'a> {
                 points: Points::default(),
             });
         }
-        if let Some(series) = self.series.get_mut(place) {
-            series.points.push(step, value);
+        if let (Some(series), Some(element)) =
+            (self.series.get_mut(place), from.points.element(step))
+        {
+            series.points.push_element(step, element);
         }
     }
 }

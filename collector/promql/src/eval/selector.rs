@@ -1,13 +1,18 @@
 //! Instant vector selectors, and raw range vectors at the top of an instant query.
 
+use std::sync::Arc;
+
+use tributary_model::histogram::HistogramSample;
 use tributary_model::sample::{Sample, Timestamp, is_stale};
 
 use super::Evaluator;
 use super::grid::{Grid, Reference};
+use super::loaded::Loaded;
 use super::series::{Points, Series};
-use super::{duration, matrix_from_samples};
+use super::{duration, matrix_from_samples, workers};
 use crate::ast::{Extend, MatrixSelector, VectorSelector};
-use crate::functions::extended;
+use crate::functions::remark::{Remark, Remarks};
+use crate::functions::{extended, extended_native};
 use crate::source::{self, Select};
 use crate::value::{EvalError, MatrixSeries};
 
@@ -18,6 +23,17 @@ pub(super) enum Take {
     Value,
     /// The sample's own time, in seconds.
     Time,
+    /// Since when it counts, in seconds; zero if that is not known.
+    Start,
+}
+
+/// Which sample of a series stands for each step.
+#[derive(Debug, Clone, Copy)]
+struct Latest {
+    grid: Grid,
+    reference: Reference,
+    lookback: i64,
+    take: Take,
 }
 
 impl Evaluator<'_> {
@@ -41,38 +57,17 @@ impl Evaluator<'_> {
         grid: Grid,
         take: Take,
     ) -> Result<Vec<Series>, EvalError> {
-        let lookback = self.lookback();
-        let from = reference.of(grid.start).saturating_sub(lookback).saturating_add(1);
-        let to = reference.of(grid.last());
-        let selected = self.select(&selector.matchers, from, to)?;
-        let mut out = Vec::with_capacity(selected.len());
-        let mut samples = Vec::new();
-        for series in selected {
-            self.read(&series, from, to, &mut samples)?;
-            let mut points = Points::with_capacity(grid.count);
-            let mut rest = samples.iter().peekable();
-            let mut latest: Option<&Sample> = None;
-            for (step, time) in grid.times() {
-                let now = reference.of(time);
-                while let Some(sample) = rest.next_if(|sample| sample.at.as_millis() <= now) {
-                    latest = Some(sample);
-                }
-                let oldest = now.saturating_sub(lookback);
-                if let Some(sample) =
-                    latest.filter(|s| s.at.as_millis() > oldest && !is_stale(s.value))
-                {
-                    points.push(
-                        step,
-                        match take {
-                            Take::Value => sample.value,
-                            Take::Time => sample.at.as_secs_f64(),
-                        },
-                    );
-                }
-            }
-            self.keep(&mut out, series, points)?;
-        }
-        Ok(out)
+        let latest = Latest { grid, reference, lookback: self.lookback(), take };
+        let bounds = latest.bounds();
+        let selected = self.select(&selector.matchers, bounds.0, bounds.1)?;
+        let budget = &self.budget;
+        let points = workers::map(budget, &selected, |loaded: &mut Loaded, series| {
+            loaded.read(series, bounds, take == Take::Start, budget)?;
+            let points = latest.points(loaded);
+            budget.hold(points.size())?;
+            Ok(points)
+        })?;
+        Ok(with_points(selected, points))
     }
 
     /// The value at each step, interpolated between the samples before and after.
@@ -86,35 +81,21 @@ impl Evaluator<'_> {
         let from = reference.of(grid.start).saturating_sub(lookback).saturating_add(1);
         let to = reference.of(grid.last()).saturating_add(lookback);
         let selected = self.select(&selector.matchers, from, to)?;
-        let mut out = Vec::with_capacity(selected.len());
-        let mut samples = Vec::new();
-        for series in selected {
-            self.read(&series, from, to, &mut samples)?;
-            samples.retain(|sample| !is_stale(sample.value));
+        let mut all = Vec::with_capacity(selected.len());
+        let mut loaded = Loaded::default();
+        let mut remarks = Remarks::default();
+        for series in &selected {
+            loaded.read(series, (from, to), false, &self.budget)?;
+            loaded.drop_stale();
             let mut points = Points::with_capacity(grid.count);
             for (step, time) in grid.times() {
-                let now = reference.of(time);
-                if let Some(value) = extended::value_at(&samples, now, lookback) {
-                    points.push(step, value);
-                }
+                smoothed(&loaded, reference.of(time), lookback, step, &mut points, &mut remarks);
             }
-            self.keep(&mut out, series, points)?;
+            self.hold(points.size())?;
+            self.annotations.remarks(&mut remarks, series.labels.metric_name(), selector.span);
+            all.push(points);
         }
-        Ok(out)
-    }
-
-    fn keep(
-        &mut self,
-        out: &mut Vec<Series>,
-        series: source::Series,
-        points: Points,
-    ) -> Result<(), EvalError> {
-        let count = points.count();
-        if count > 0 {
-            self.hold(count)?;
-            out.push(Series { labels: series.labels, drop_name: false, points });
-        }
-        Ok(())
+        Ok(with_points(selected, all))
     }
 
     /// Asks the source for series.
@@ -127,21 +108,6 @@ impl Evaluator<'_> {
         let request =
             Select { matchers, from: Timestamp::from_millis(from), to: Timestamp::from_millis(to) };
         Ok(self.source.select(&request)?)
-    }
-
-    /// Reads the samples of one series in place of those in `out`.
-    pub(super) fn read(
-        &mut self,
-        series: &source::Series,
-        from: i64,
-        to: i64,
-        out: &mut Vec<Sample>,
-    ) -> Result<(), EvalError> {
-        self.check()?;
-        out.clear();
-        series.samples.read(Timestamp::from_millis(from), Timestamp::from_millis(to), out)?;
-        self.read += out.len();
-        Ok(())
     }
 
     /// The samples of a range vector, for an instant query of nothing else.
@@ -164,15 +130,155 @@ impl Evaluator<'_> {
         let until = to.saturating_add(after);
         let mut out = Vec::new();
         for series in self.select(&matrix.selector.matchers, from, until)? {
-            let mut samples = Vec::new();
-            self.read(&series, from, until, &mut samples)?;
-            samples.retain(|sample| !is_stale(sample.value));
+            let mut loaded = Loaded::default();
+            loaded.read(&series, (from, until), false, &self.budget)?;
+            loaded.drop_stale();
             if let Some(extend) = matrix.selector.extend {
-                samples = extended::cut(&samples, start, to, extend == Extend::Smoothed);
+                if !loaded.histograms.is_empty() {
+                    return Err(EvalError::ExtendedHistograms(extend.as_str()));
+                }
+                let smoothed = extend == Extend::Smoothed;
+                loaded.samples = extended::cut(&loaded.samples, start, to, smoothed);
             }
-            self.hold(samples.len())?;
-            out.push(MatrixSeries { labels: series.labels, samples });
+            self.hold(loaded.size())?;
+            let Loaded { samples, histograms, .. } = loaded;
+            out.push(MatrixSeries { labels: series.labels, samples, histograms });
         }
         Ok(matrix_from_samples(out))
+    }
+}
+
+impl Latest {
+    /// The first and last millisecond that any step looks at.
+    fn bounds(&self) -> (i64, i64) {
+        let first = self.reference.of(self.grid.start);
+        (first.saturating_sub(self.lookback).saturating_add(1), self.reference.of(self.grid.last()))
+    }
+
+    fn points(&self, loaded: &Loaded) -> Points {
+        let mut points = Points::with_capacity(self.grid.count);
+        if loaded.histograms.is_empty() && self.take != Take::Start {
+            self.numbers(&loaded.samples, &mut points);
+        } else {
+            self.either(loaded, &mut points);
+        }
+        points
+    }
+
+    fn numbers(&self, samples: &[Sample], points: &mut Points) {
+        let mut rest = samples.iter().peekable();
+        let mut latest: Option<&Sample> = None;
+        for (step, time) in self.grid.times() {
+            let now = self.reference.of(time);
+            while let Some(sample) = rest.next_if(|sample| sample.at.as_millis() <= now) {
+                latest = Some(sample);
+            }
+            let oldest = now.saturating_sub(self.lookback);
+            if let Some(sample) = latest.filter(|s| s.at.as_millis() > oldest && !is_stale(s.value))
+            {
+                points.push(
+                    step,
+                    if self.take == Take::Time { sample.at.as_secs_f64() } else { sample.value },
+                );
+            }
+        }
+    }
+
+    fn either(&self, loaded: &Loaded, points: &mut Points) {
+        let (mut floats, mut histograms) = (0, 0);
+        for (step, time) in self.grid.times() {
+            let now = self.reference.of(time);
+            let oldest = now.saturating_sub(self.lookback);
+            floats = after(&loaded.samples, floats, |s| s.at.as_millis() <= now);
+            histograms = after(&loaded.histograms, histograms, |s| s.at.as_millis() <= now);
+            let last = |count: usize| count.checked_sub(1);
+            let float = last(floats).and_then(|at| Some((at, loaded.samples.get(at)?)));
+            let histogram = last(histograms).and_then(|at| Some((at, loaded.histograms.get(at)?)));
+            let (at, stale, start) = match (float, histogram) {
+                (Some((_, s)), Some((at, h))) if h.at > s.at => {
+                    (h.at, h.histogram.is_stale(), loaded.starts.histograms.get(at))
+                }
+                (Some((at, s)), _) => (s.at, is_stale(s.value), loaded.starts.samples.get(at)),
+                (None, Some((at, h))) => {
+                    (h.at, h.histogram.is_stale(), loaded.starts.histograms.get(at))
+                }
+                (None, None) => continue,
+            };
+            if stale || at.as_millis() <= oldest {
+                continue;
+            }
+            match (self.take, float, histogram) {
+                (Take::Time, ..) => points.push(step, at.as_secs_f64()),
+                (Take::Start, ..) => {
+                    points.push(step, start.map_or(0.0, |start| start.as_secs_f64()));
+                }
+                (Take::Value, _, Some((_, h))) if h.at == at => {
+                    points.push_histogram(step, Arc::clone(&h.histogram));
+                }
+                (Take::Value, Some((_, s)), _) => points.push(step, s.value),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// How many samples pass, when so many are known to.
+fn after<T>(samples: &[T], known: usize, passes: impl Fn(&T) -> bool) -> usize {
+    known + samples.iter().skip(known).take_while(|sample| passes(sample)).count()
+}
+
+/// Adds the value at a time, interpolated between its neighbours within the lookback.
+fn smoothed(
+    loaded: &Loaded,
+    now: i64,
+    lookback: i64,
+    step: usize,
+    points: &mut Points,
+    remarks: &mut Remarks,
+) {
+    let (from, to) = (now.saturating_sub(lookback), now.saturating_add(lookback));
+    let first = loaded.histograms.partition_point(|s| s.at.as_millis() <= from);
+    let end = loaded.histograms.partition_point(|s| s.at.as_millis() <= to);
+    let histograms: &[HistogramSample] = loaded.histograms.get(first..end).unwrap_or_default();
+    if histograms.is_empty() {
+        if let Some(value) = extended::value_at(&loaded.samples, now, lookback) {
+            points.push(step, value);
+        }
+        return;
+    }
+    let near = |s: &Sample| s.at.as_millis() > from && s.at.as_millis() <= to;
+    let mut call = Remarks::default();
+    if loaded.samples.iter().any(near) {
+        call.add(Remark::MixedSamples);
+    } else if let Some(histogram) = extended_native::value_at(histograms, now, &mut call) {
+        points.push_histogram(step, Arc::new(histogram));
+    }
+    remarks.absorb(&mut call);
+}
+
+/// The series that have values.
+fn with_points(selected: Vec<source::Series>, points: Vec<Points>) -> Vec<Series> {
+    let all = selected.into_iter().zip(points).filter(|(_, points)| !points.is_empty());
+    all.map(|(series, points)| Series { labels: series.labels, drop_name: false, points }).collect()
+}
+
+impl Evaluator<'_> {
+    /// The time of the latest sample at each step, in milliseconds.
+    pub(super) fn latest_times(
+        &self,
+        series: &source::Series,
+        reference: Reference,
+        grid: Grid,
+        loaded: &mut Loaded,
+    ) -> Result<Points, EvalError> {
+        let lookback = self.lookback();
+        let latest = Latest { grid, reference, lookback, take: Take::Time };
+        loaded.read(series, latest.bounds(), false, &self.budget)?;
+        // Of infos, only numbers count.
+        loaded.histograms.clear();
+        let mut points = latest.points(loaded);
+        points.map(|_, time| Some((time * 1000.0).round()));
+        self.hold(points.size())?;
+        Ok(points)
     }
 }

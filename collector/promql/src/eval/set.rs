@@ -31,7 +31,7 @@ impl Presence {
             let steps = groups
                 .entry(group_of(&series.labels, matching))
                 .or_insert_with(|| vec![false; grid.count]);
-            for (step, _) in series.points.iter() {
+            for step in series.points.steps() {
                 if let Some(present) = steps.get_mut(step) {
                     *present = true;
                 }
@@ -43,9 +43,8 @@ impl Presence {
     /// Keeps the values of `series` at steps where its group is (or is not) present.
     fn filter(&self, series: &mut Series, matching: &Matching, wanted: bool) {
         let steps = self.0.get(&group_of(&series.labels, matching));
-        series.points.map(|step, value| {
-            let present = steps.and_then(|steps| steps.get(step)).copied().unwrap_or(false);
-            (present == wanted).then_some(value)
+        series.points.retain(|step| {
+            steps.and_then(|steps| steps.get(step)).copied().unwrap_or(false) == wanted
         });
     }
 }

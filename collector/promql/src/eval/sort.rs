@@ -6,7 +6,7 @@ use super::Evaluator;
 use super::call::arg;
 use super::grid::Grid;
 use super::labels::text;
-use super::series::Series;
+use super::series::{Series, without_empty};
 use crate::ast::Call;
 use crate::functions::natural;
 use crate::signature::Function;
@@ -22,6 +22,13 @@ impl Evaluator<'_> {
         }
         let mut series = self.vector(arg(call, 0)?, grid)?;
         let names: Vec<&str> = call.args.iter().skip(1).map(text).collect();
+        if matches!(call.function, Function::Sort | Function::SortDesc) {
+            // Histograms have no order.
+            for series in &mut series {
+                series.points.drop_histograms();
+            }
+            series = without_empty(series);
+        }
         match call.function {
             Function::Sort => series.sort_by(|a, b| by_value(a, b, false)),
             Function::SortDesc => series.sort_by(|a, b| by_value(a, b, true)),
@@ -34,7 +41,7 @@ impl Evaluator<'_> {
 
 /// By the value at the first step; NaN last either way.
 fn by_value(a: &Series, b: &Series, descending: bool) -> Ordering {
-    let value = |series: &Series| series.points.get(0).unwrap_or(f64::NAN);
+    let value = |series: &Series| series.points.float(0).unwrap_or(f64::NAN);
     let (a, b) = (value(a), value(b));
     match a.partial_cmp(&b) {
         Some(order) if descending => order.reverse(),

@@ -31,30 +31,68 @@ fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<
     if counter {
         difference += reset_correction(window);
     }
-    let (first_at, last_at) = (first.at.as_millis(), last.at.as_millis());
-    let sampled = seconds(last_at - first_at);
-    let distance = sampled / (window.samples.len() - 1) as f64;
-    let threshold = distance * EDGE_TOLERANCE;
-
-    let mut to_start = seconds(first_at - window.start);
-    if to_start >= threshold {
-        to_start = distance / 2.0;
-    }
-    if counter && difference > 0.0 && first.value >= 0.0 {
-        let to_zero = sampled * (first.value / difference);
-        if to_zero < to_start {
-            to_start = to_zero;
-        }
-    }
-    let mut to_end = seconds(window.end - last_at);
-    if to_end >= threshold {
-        to_end = distance / 2.0;
-    }
-    let mut factor = (sampled + to_start + to_end) / sampled;
+    let stretch = Stretch {
+        start: window.start,
+        end: window.end,
+        first: first.at.as_millis(),
+        last: last.at.as_millis(),
+        gaps: window.samples.len() - 1,
+    };
+    let from_zero = counter && difference > 0.0 && first.value >= 0.0;
+    let mut factor = stretch.factor(from_zero.then_some(first.value / difference));
     if per_second {
         factor /= window.range_seconds();
     }
     Some(difference * factor)
+}
+
+/// Where samples lie in a window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stretch {
+    /// The window's start.
+    pub(crate) start: i64,
+    /// The window's end.
+    pub(crate) end: i64,
+    /// The first sample's time.
+    pub(crate) first: i64,
+    /// The last sample's time.
+    pub(crate) last: i64,
+    /// The number of samples less one.
+    pub(crate) gaps: usize,
+}
+
+impl Stretch {
+    /// By how much the difference between the last and the first sample grows when it is stretched to the edges.
+    /// `before` is how far zero lies before the first sample, in lengths of the sampled time, if it cannot be crossed.
+    pub(crate) fn factor(self, before: Option<f64>) -> f64 {
+        let sampled = seconds(self.last - self.first);
+        let distance = sampled / self.gaps as f64;
+        let mut to_start = seconds(self.first - self.start);
+        if to_start >= distance * EDGE_TOLERANCE {
+            to_start = distance / 2.0;
+        }
+        if let Some(before) = before {
+            let to_zero = sampled * before;
+            if to_zero < to_start {
+                to_start = to_zero;
+            }
+        }
+        (sampled + to_start + self.to_end(distance)) / sampled
+    }
+
+    /// The same where the counter is known to have been zero at `since`, between the window's start and the first
+    /// sample: there is nothing to guess before that.
+    pub(crate) fn factor_since(self, since: i64) -> f64 {
+        let counted = seconds(self.last - since);
+        let sampled = seconds(self.last - self.first);
+        let distance = if self.gaps > 0 { sampled / self.gaps as f64 } else { 0.0 };
+        if counted == 0.0 { 1.0 } else { (counted + self.to_end(distance)) / counted }
+    }
+
+    fn to_end(self, distance: f64) -> f64 {
+        let to_end = seconds(self.end - self.last);
+        if to_end >= distance * EDGE_TOLERANCE { distance / 2.0 } else { to_end }
+    }
 }
 
 /// What falls have taken from a counter: the value before each.

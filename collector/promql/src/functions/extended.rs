@@ -2,8 +2,8 @@
 
 use tributary_model::sample::Sample;
 
-use super::Window;
 use super::counter;
+use super::{Timed, Window};
 
 /// `rate(… anchored)`
 pub(crate) fn anchored_rate(window: &mut Window<'_>) -> Option<f64> {
@@ -59,15 +59,19 @@ fn anchor(window: &mut Window<'_>) -> Option<()> {
 
 /// The samples that matter: the last one at or before the start, and for a smoothed window none after the first one at
 /// or after the end. None if nothing lies in the window.
-fn relevant(samples: &[Sample], start: i64, end: i64, smoothed: bool) -> Option<&[Sample]> {
-    let at = |sample: &Sample| sample.at.as_millis();
+pub(crate) fn relevant<T: Timed>(
+    samples: &[T],
+    start: i64,
+    end: i64,
+    smoothed: bool,
+) -> Option<&[T]> {
     let last = samples.len().checked_sub(1)?;
     let but_last = samples.get(..last)?;
-    let first = but_last.partition_point(|s| at(s) <= start).saturating_sub(1);
-    let last = if smoothed { but_last.partition_point(|s| at(s) < end) } else { last };
+    let first = but_last.partition_point(|s| s.millis() <= start).saturating_sub(1);
+    let last = if smoothed { but_last.partition_point(|s| s.millis() < end) } else { last };
     let relevant = samples.get(first..=last)?;
     let (head, tail) = (relevant.first()?, relevant.last()?);
-    let outside = at(tail) <= start || (smoothed && at(head) > end);
+    let outside = tail.millis() <= start || (smoothed && head.millis() > end);
     (!outside).then_some(relevant)
 }
 

@@ -1,5 +1,7 @@
 //! Arithmetic as Go does it: compensated sums, minimum and maximum, quantiles, conversions.
 
+use tributary_model::histogram::Quantity;
+
 /// A sum that keeps what rounding loses (Neumaier's variant of Kahan's algorithm).
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sum {
@@ -44,6 +46,18 @@ impl Sum {
     /// The sum with what was lost.
     pub(crate) fn total(self) -> f64 {
         self.value + self.lost
+    }
+}
+
+/// Histograms can count with it.
+impl Quantity for Sum {
+    fn plus(self, other: Self) -> Self {
+        let sum = self.plus(other.value);
+        if other.lost == 0.0 { sum } else { sum.plus(other.lost) }
+    }
+
+    fn is_zero(self) -> bool {
+        self.value == 0.0 && self.lost == 0.0
     }
 }
 

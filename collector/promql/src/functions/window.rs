@@ -1,6 +1,25 @@
 //! A window: the samples of one series that a range function looks at for one step.
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::sample::Sample;
+
+/// Something with a time.
+pub(crate) trait Timed {
+    /// The time in milliseconds.
+    fn millis(&self) -> i64;
+}
+
+impl Timed for Sample {
+    fn millis(&self) -> i64 {
+        self.at.as_millis()
+    }
+}
+
+impl Timed for HistogramSample {
+    fn millis(&self) -> i64 {
+        self.at.as_millis()
+    }
+}
 
 /// What a range function sees.
 #[derive(Debug)]

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use tributary_model::histogram::{Buckets, Histogram, HistogramSample};
 use tributary_model::label::Labels;
 use tributary_model::number::parse_float;
 use tributary_model::quote::unquote;
 use tributary_model::regex::Regex;
-use tributary_model::sample::{Sample, is_stale};
-use tributary_promql::value::{MatrixSeries, Outcome, Value};
+use tributary_model::sample::{Sample, Timestamp, is_stale};
+use tributary_promql::value::{Element, MatrixSeries, Outcome, Value, VectorSample};
 
+use super::native::Native;
 use super::script::{Eval, When, Words, time};
 use super::series::{self, Item};
 
@@ -144,10 +146,7 @@ impl Expectation {
                 wanted => Err(format!("scalar {wanted:?} expected, got {}", sample.value)),
             },
             Value::Vector(vector) => {
-                let got: Vec<MatrixSeries> = vector
-                    .iter()
-                    .map(|v| MatrixSeries { labels: v.labels.clone(), samples: vec![v.sample] })
-                    .collect();
+                let got: Vec<MatrixSeries> = vector.iter().map(of_one).collect();
                 let When::Instant(at) = when else {
                     return Err("a vector from a range query".to_owned());
                 };
@@ -185,32 +184,83 @@ impl Expectation {
             if ordered && found != place {
                 return Err(format!("{labels} is at position {found}, not {place}"));
             }
-            let samples = &got[found].samples;
-            let mut wanted = Vec::new();
-            for (i, item) in items.iter().enumerate() {
-                let at = start + step * u32::try_from(i).unwrap();
-                match item {
-                    Item::Gap => {}
-                    Item::Float(value) => {
-                        wanted.push(Sample::new(i64::try_from(at.as_millis()).unwrap(), *value));
-                    }
-                    Item::Histogram => return Err(format!("{labels}: a histogram is expected")),
-                }
-            }
-            let same = wanted.len() == samples.len()
-                && wanted
-                    .iter()
-                    .zip(samples)
-                    .all(|(w, g)| w.at == g.at && nearly_equal(w.value, g.value));
-            if !same {
-                return Err(format!("{labels}: {wanted:?} expected, got {samples:?}"));
-            }
+            check_values(&got[found], items, start, step)?;
         }
         match got.iter().find(|series| !self.series.iter().any(|(l, _)| *l == series.labels)) {
             Some(unexpected) => Err(format!("unexpected {}", unexpected.labels)),
             None => Ok(()),
         }
     }
+}
+
+/// An element of a vector as a series with one value.
+fn of_one(element: &VectorSample) -> MatrixSeries {
+    let (mut samples, mut histograms) = (Vec::new(), Vec::new());
+    match &element.value {
+        Element::Float(value) => samples.push(Sample { at: element.at, value: *value }),
+        Element::Histogram(histogram) => histograms
+            .push(HistogramSample { at: element.at, histogram: std::sync::Arc::clone(histogram) }),
+    }
+    MatrixSeries { labels: element.labels.clone(), samples, histograms }
+}
+
+/// Why the values of a series are not those expected at each step.
+fn check_values(
+    got: &MatrixSeries,
+    items: &[Item],
+    start: Duration,
+    step: Duration,
+) -> Result<(), String> {
+    let (mut samples, mut histograms) = (got.samples.iter(), got.histograms.iter());
+    let labels = &got.labels;
+    for (i, item) in items.iter().enumerate() {
+        let at = start + step * u32::try_from(i).unwrap();
+        let at = Timestamp::from_millis(i64::try_from(at.as_millis()).unwrap());
+        match item {
+            Item::Gap => {}
+            Item::Float(value) => {
+                let got = samples.next();
+                if got.is_none_or(|got| got.at != at || !nearly_equal(*value, got.value)) {
+                    return Err(format!("{labels}: {value} at {at} expected, got {got:?}"));
+                }
+            }
+            Item::Histogram(native) => {
+                let got = histograms.next();
+                if got.is_none_or(|got| got.at != at || !native_equal(native, &got.histogram)) {
+                    let got = got.map(|got| {
+                        format!("{} {} {:?}", got.at, got.histogram, got.histogram.hint())
+                    });
+                    let (wanted, hint) = (&native.histogram, native.histogram.hint());
+                    return Err(format!(
+                        "{labels}: {wanted} {hint:?} at {at} expected, got {got:?}"
+                    ));
+                }
+            }
+        }
+    }
+    match (samples.next(), histograms.next()) {
+        (None, None) => Ok(()),
+        more => Err(format!("{labels}: {more:?} is too much")),
+    }
+}
+
+/// Whether two histograms are equal up to a millionth, empty buckets aside.
+fn native_equal(wanted: &Native, got: &Histogram) -> bool {
+    let got = got.clone().compacted();
+    let hint = wanted.histogram.hint();
+    let wanted_histogram = Histogram::clone(&wanted.histogram).compacted();
+    let counts = |a: &Buckets, b: &Buckets| {
+        a.spans() == b.spans()
+            && a.counts().iter().zip(b.counts()).all(|(a, b)| nearly_equal(*a, *b))
+    };
+    wanted_histogram.schema() == got.schema()
+        && nearly_equal(wanted_histogram.count(), got.count())
+        && nearly_equal(wanted_histogram.sum(), got.sum())
+        && wanted_histogram.zero_threshold() == got.zero_threshold()
+        && nearly_equal(wanted_histogram.zero_count(), got.zero_count())
+        && counts(wanted_histogram.positive(), got.positive())
+        && counts(wanted_histogram.negative(), got.negative())
+        && (!wanted.hint_given || hint == got.hint())
 }
 
 /// An expression that is looked for anywhere in a message.

@@ -9,6 +9,8 @@
 )]
 
 mod expectation;
+mod load;
+mod native;
 mod pinned;
 mod run;
 mod script;

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tributary_model::sample::{Sample, Timestamp, stale_nan};
+use tributary_model::sample::{Sample, Timestamp};
 use tributary_promql::eval::{self, Options};
 use tributary_promql::feature::Features;
 use tributary_promql::parse;
 use tributary_promql::source::Memory;
-use tributary_promql::value::{MatrixSeries, Outcome, Value, VectorSample};
+use tributary_promql::value::{Element, MatrixSeries, Outcome, Value, VectorSample};
 
 use super::expectation::Expectation;
+use super::load::load;
 use super::pinned::pin;
 use super::script::{self, Command, Eval, When};
-use super::series::{self, Item};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -31,10 +31,12 @@ pub(crate) fn run(text: &str) -> (usize, Vec<String>) {
                 source = Memory::default();
                 continue;
             }
-            Command::Load { step, series } => match load(&mut source, *step, series) {
-                Ok(()) => continue,
-                Err(e) => Err(e),
-            },
+            Command::Load { step, series, with_custom } => {
+                match load(&mut source, *step, series, *with_custom) {
+                    Ok(()) => continue,
+                    Err(e) => Err(e),
+                }
+            }
             Command::Eval(eval) => check(&source, eval),
         };
         match result {
@@ -45,30 +47,8 @@ pub(crate) fn run(text: &str) -> (usize, Vec<String>) {
     (passed, failures)
 }
 
-fn load(source: &mut Memory, step: Duration, lines: &[String]) -> Result<(), String> {
-    for line in lines {
-        // Start timestamps of the next line's samples.
-        if line.split_whitespace().next().is_some_and(|first| first.ends_with("@st")) {
-            continue;
-        }
-        let (labels, values) = series::split(line)?;
-        let items = series::items(values)?;
-        let samples = items.iter().enumerate().filter_map(|(i, item)| match item {
-            Item::Gap => None,
-            Item::Float(value) => Some((i, *value)),
-            // Not known yet; at least the number before does not last longer.
-            Item::Histogram => Some((i, stale_nan())),
-        });
-        let samples = samples.map(|(i, value)| {
-            let at = moment(step * u32::try_from(i).unwrap());
-            Sample { at, value }
-        });
-        source.add(&labels, samples.collect::<Vec<_>>());
-    }
-    Ok(())
-}
-
-fn moment(since_epoch: Duration) -> Timestamp {
+/// A time since the epoch.
+pub(crate) fn moment(since_epoch: Duration) -> Timestamp {
     Timestamp::from_millis(0).plus(since_epoch)
 }
 
@@ -157,18 +137,18 @@ fn check_pinned(
 
 /// A value as if it had been evaluated at another time.
 fn moved(value: Value, from: Timestamp, to: Timestamp) -> Value {
-    let sample = |sample: Sample| {
-        assert_eq!(sample.at, from);
-        Sample { at: to, ..sample }
-    };
     match value {
-        Value::Scalar(s) => Value::Scalar(sample(s)),
-        Value::Vector(vector) => Value::Vector(
-            vector
-                .into_iter()
-                .map(|v| VectorSample { labels: v.labels, sample: sample(v.sample) })
-                .collect(),
-        ),
+        Value::Scalar(sample) => {
+            assert_eq!(sample.at, from);
+            Value::Scalar(Sample { at: to, ..sample })
+        }
+        Value::Vector(vector) => {
+            let moved = vector.into_iter().map(|element| {
+                assert_eq!(element.at, from);
+                VectorSample { at: to, ..element }
+            });
+            Value::Vector(moved.collect())
+        }
         other => other,
     }
 }
@@ -178,8 +158,15 @@ fn middle(series: Vec<MatrixSeries>, now: Timestamp, at: Timestamp) -> Vec<Vecto
     series
         .into_iter()
         .filter_map(|series| {
-            let found = series.samples.iter().find(|sample| sample.at == now)?;
-            Some(VectorSample { labels: series.labels, sample: Sample { at, ..*found } })
+            let float = series.samples.iter().find(|sample| sample.at == now);
+            let histogram = series.histograms.iter().find(|sample| sample.at == now);
+            let value = match (float, histogram) {
+                (Some(sample), None) => Element::Float(sample.value),
+                (None, Some(sample)) => Element::Histogram(Arc::clone(&sample.histogram)),
+                (None, None) => return None,
+                (Some(_), Some(_)) => panic!("{} has two values at {now}", series.labels),
+            };
+            Some(VectorSample { labels: series.labels, at, value })
         })
         .collect()
 }

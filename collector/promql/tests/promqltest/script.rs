@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Load {
         step: Duration,
         series: Vec<String>,
+        /// Classic histograms also become native ones with custom bounds.
+        with_custom: bool,
     },
     Eval(Eval),
 }
@@ -65,7 +67,7 @@ pub(crate) fn read(text: &str) -> Result<Vec<Block>, String> {
             let step = line.split_whitespace().nth(1).ok_or(format!("{start}: no step"))?;
             let series = lines[at..at + below].iter().map(|line| (*line).to_owned()).collect();
             at += below;
-            Command::Load { step: time(step)?, series }
+            Command::Load { step: time(step)?, series, with_custom: first == "load_with_nhcb" }
         } else if first.starts_with("eval") {
             let mut eval = eval(line).map_err(|e| format!("{start}: {e}"))?;
             eval.lines = lines[at..at + below].iter().map(|line| (*line).to_owned()).collect();

@@ -1,19 +1,23 @@
 //! Series and sequences of values: `metric{a="b"} 1 2+3x4 _ stale`.
 
+use std::sync::Arc;
+
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::number::parse_float;
 use tributary_model::quote::unquote;
 use tributary_model::sample::stale_nan;
 
+use super::native::{self, Native};
+
 /// A value of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Item {
     /// No sample.
     Gap,
     /// A number, or a staleness marker.
     Float(f64),
-    /// A native histogram, which the evaluator does not know.
-    Histogram,
+    /// A native histogram.
+    Histogram(Native),
 }
 
 /// A series and what follows it on the line.
@@ -108,10 +112,7 @@ pub(crate) fn items(text: &str) -> Result<Vec<Item>, String> {
 fn item(token: &str, out: &mut Vec<Item>) -> Result<(), String> {
     let count = |text: &str| text.parse::<usize>().map_err(|_| format!("bad count in {token}"));
     if token.starts_with("{{") {
-        let tail = token.rsplit("}}").next().unwrap_or("");
-        let repeats = tail.strip_prefix('x').map_or(Ok(0), count)?;
-        out.extend(vec![Item::Histogram; repeats + 1]);
-        return Ok(());
+        return histograms(token, out);
     }
     if token == "_" {
         out.push(Item::Gap);
@@ -138,6 +139,37 @@ fn item(token: &str, out: &mut Vec<Item>) -> Result<(), String> {
     for _ in 0..=repeats {
         out.push(Item::Float(value));
         value += change;
+    }
+    Ok(())
+}
+
+/// `{{…}}`, `{{…}}x3`, `{{…}}+{{…}}x3`, `{{…}}-{{…}}x3`
+fn histograms(token: &str, out: &mut Vec<Item>) -> Result<(), String> {
+    let (values, tail) = token.rsplit_once("}}").ok_or("unfinished histogram")?;
+    let repeats: usize = match tail.strip_prefix('x') {
+        Some(count) => count.parse().map_err(|_| format!("bad count in {token}"))?,
+        None if tail.is_empty() => 0,
+        None => return Err(format!("bad value {token}")),
+    };
+    let values = values.trim_start_matches("{{");
+    let operator = ["}}+{{", "}}-{{"].into_iter().find(|operator| values.contains(operator));
+    let Some(operator) = operator else {
+        out.extend(vec![Item::Histogram(native::read(values)?); repeats + 1]);
+        return Ok(());
+    };
+    let (start, change) = values.split_once(operator).ok_or("no second histogram")?;
+    let (mut current, change) = (native::read(start)?, native::read(change)?);
+    for index in 0..=repeats {
+        if index > 0 {
+            let next = Arc::make_mut(&mut current.histogram);
+            let combined = if operator.contains('+') {
+                next.add(&change.histogram)
+            } else {
+                next.subtract(&change.histogram)
+            };
+            combined.map_err(|e| e.to_string())?;
+        }
+        out.push(Item::Histogram(current.clone()));
     }
     Ok(())
 }
@@ -171,7 +203,7 @@ mod tests {
         assert_eq!(floats("1 2x2 0+10x3"), [1.0, 2.0, 2.0, 2.0, 0.0, 10.0, 20.0, 30.0]);
         assert_eq!(floats("5-1x2 -1.5e+2-0.5x1"), [5.0, 4.0, 3.0, -150.0, -150.5]);
         assert_eq!(floats("0x1F -Inf 0x1"), [31.0, f64::NEG_INFINITY, 0.0, 0.0]);
-        assert_eq!(items("_ _x2").unwrap(), [Item::Gap; 3]);
+        assert_eq!(items("_ _x2").unwrap(), [Item::Gap, Item::Gap, Item::Gap]);
         let histograms = items("{{schema:1 sum:2}}x2 1 {{sum:1 count:1}}+{{count:1}}x1").unwrap();
         assert_eq!(histograms.len(), 6);
         assert!(items("nonsense").is_err());

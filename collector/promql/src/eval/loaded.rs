@@ -1,0 +1,74 @@
+//! The samples of one series, read into room that is reused from series to series.
+
+use tributary_model::histogram::HistogramSample;
+use tributary_model::sample::{Sample, Timestamp, is_stale};
+
+use super::budget::Budget;
+use super::series::histogram_size;
+use crate::source::{self, Starts};
+use crate::value::EvalError;
+
+/// Numbers and histograms of one series, each in order of time.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) samples: Vec<Sample>,
+    pub(super) histograms: Vec<HistogramSample>,
+    /// Since when they count; empty if it is not known or was not asked for.
+    pub(super) starts: Starts,
+}
+
+impl Loaded {
+    /// Reads the samples between two milliseconds, staleness markers among them, in place of those here.
+    pub(super) fn read(
+        &mut self,
+        series: &source::Series,
+        (from, to): (i64, i64),
+        with_starts: bool,
+        budget: &Budget<'_>,
+    ) -> Result<(), EvalError> {
+        budget.check()?;
+        self.clear();
+        let (from, to) = (Timestamp::from_millis(from), Timestamp::from_millis(to));
+        series.samples.read(from, to, &mut self.samples)?;
+        series.samples.read_histograms(from, to, &mut self.histograms)?;
+        if with_starts {
+            series.samples.read_starts(from, to, &mut self.starts)?;
+        }
+        budget.count_read(self.size());
+        Ok(())
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.samples.clear();
+        self.histograms.clear();
+        self.starts.samples.clear();
+        self.starts.histograms.clear();
+    }
+
+    /// Removes staleness markers.
+    pub(super) fn drop_stale(&mut self) {
+        retain_both(&mut self.samples, &mut self.starts.samples, |s| !is_stale(s.value));
+        let starts = &mut self.starts.histograms;
+        retain_both(&mut self.histograms, starts, |s| !s.histogram.is_stale());
+    }
+
+    /// How much it holds, in samples.
+    pub(super) fn size(&self) -> usize {
+        let histograms = self.histograms.iter().map(|sample| histogram_size(&sample.histogram));
+        self.samples.len() + histograms.sum::<usize>()
+    }
+
+    /// Whether anything is known of since when the samples count.
+    pub(super) fn has_starts(&self) -> bool {
+        !(self.starts.samples.is_empty() && self.starts.histograms.is_empty())
+    }
+}
+
+/// Keeps values, and with each its companion if there are any.
+fn retain_both<T, C>(values: &mut Vec<T>, companions: &mut Vec<C>, keep: impl Fn(&T) -> bool) {
+    if !companions.is_empty() {
+        let mut kept = values.iter().map(&keep);
+        companions.retain(|_| kept.next().unwrap_or(false));
+    }
+    values.retain(|value| keep(value));
+}
