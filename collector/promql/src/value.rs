@@ -245,7 +245,10 @@ pub enum EvalError {
     /// Two info series give one label different values.
     #[error("conflicting label: {0}")]
     ConflictingInfo(String),
-    /// What Prometheus has and this evaluator does not have yet.
+    /// An info series holds native histograms.
+    #[error("this should be an info metric, with float samples: {0}")]
+    HistogramInfo(Labels),
+    /// What the type check lets through only by a fault of its own.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
 }

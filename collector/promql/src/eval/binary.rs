@@ -38,9 +38,9 @@ pub(super) fn apply(op: BinaryOp, a: f64, b: f64) -> (f64, bool) {
     }
 }
 
-/// Whether the result is no longer the metric it was: everything but filters.
+/// Whether the result is no longer the metric it was: everything but filters and trimming.
 pub(super) fn changes_identity(op: BinaryOp) -> bool {
-    !op.is_comparison() && !op.is_set()
+    !op.is_comparison() && !op.is_set() && !is_trim(op)
 }
 
 /// 1 or 0.

@@ -1,6 +1,8 @@
 //! The samples of one series, read into room that is reused from series to series.
 
-use tributary_model::histogram::HistogramSample;
+use std::sync::Arc;
+
+use tributary_model::histogram::{Histogram, HistogramSample, ResetHint};
 use tributary_model::sample::{Sample, Timestamp, is_stale};
 
 use super::budget::Budget;
@@ -50,6 +52,24 @@ impl Loaded {
         retain_both(&mut self.samples, &mut self.starts.samples, |s| !is_stale(s.value));
         let starts = &mut self.starts.histograms;
         retain_both(&mut self.histograms, starts, |s| !s.histogram.is_stale());
+    }
+
+    /// Leaves only the number and the sum of observations. What buckets tell of resets is put into the hints before.
+    pub(super) fn reduce_to_totals(&mut self) {
+        let mut before: Option<Arc<Histogram>> = None;
+        for sample in &mut self.histograms {
+            if sample.histogram.is_stale() {
+                continue;
+            }
+            let mut whole = Arc::clone(&sample.histogram);
+            if let (ResetHint::Unknown, Some(before)) = (whole.hint(), &before) {
+                let reset = whole.is_reset_after(before);
+                let hint = if reset { ResetHint::Reset } else { ResetHint::NotReset };
+                whole = Arc::new(Histogram::clone(&whole).with_hint(hint));
+            }
+            sample.histogram = Arc::new(whole.totals());
+            before = Some(whole);
+        }
     }
 
     /// How much it holds, in samples.

@@ -24,6 +24,7 @@ mod series;
 mod set;
 mod sort;
 mod subquery;
+mod totals;
 mod workers;
 
 use std::fmt;
@@ -172,12 +173,20 @@ struct Evaluator<'a> {
     times: Times,
     annotations: Annotations,
     budget: Budget<'a>,
+    totals: totals::Totals,
 }
 
 impl<'a> Evaluator<'a> {
     fn new(source: &'a dyn Source, options: &'a Options, times: Times) -> Self {
         let annotations = Annotations::default();
-        Self { source, options, times, annotations, budget: Budget::new(options) }
+        Self {
+            source,
+            options,
+            times,
+            annotations,
+            budget: Budget::new(options),
+            totals: totals::Totals::default(),
+        }
     }
 
     fn outcome(self, value: Value) -> Outcome {
@@ -232,6 +241,14 @@ impl<'a> Evaluator<'a> {
     }
 
     fn node(&mut self, expr: &Expr, grid: Grid) -> Result<Data, EvalError> {
+        let outer = self.totals;
+        self.totals = outer.below(expr);
+        let data = self.node_of_kind(expr, grid);
+        self.totals = outer;
+        data
+    }
+
+    fn node_of_kind(&mut self, expr: &Expr, grid: Grid) -> Result<Data, EvalError> {
         match expr {
             Expr::Number(number) => Ok(Data::Scalar(vec![number.value; grid.count])),
             Expr::String(text) => Ok(Data::Text(text.text.clone())),

@@ -85,6 +85,8 @@ struct Slide<'a> {
     budget: &'a Budget<'a>,
     /// Whether it matters since when samples count.
     with_starts: bool,
+    /// Whether nothing looks at the buckets of histograms.
+    totals_only: bool,
 }
 
 /// What a thread reuses from series to series.
@@ -142,6 +144,7 @@ impl Evaluator<'_> {
             grid,
             budget: &self.budget,
             with_starts: uses_starts && self.options.features.start_timestamps,
+            totals_only: self.totals.only(),
         };
         let slid = workers::map(&self.budget, &ranged.series, |scratch, series| {
             slide.series(scratch, series)
@@ -254,6 +257,9 @@ impl Slide<'_> {
             RangedSeries::Stored(series) => {
                 let bounds = self.ranged.bounds(self.grid);
                 loaded.read(series, bounds, self.with_starts, self.budget)?;
+                if self.totals_only {
+                    loaded.reduce_to_totals();
+                }
                 loaded.drop_stale();
             }
             RangedSeries::Computed(series, steps) => {

@@ -60,9 +60,12 @@ impl Evaluator<'_> {
         let latest = Latest { grid, reference, lookback: self.lookback(), take };
         let bounds = latest.bounds();
         let selected = self.select(&selector.matchers, bounds.0, bounds.1)?;
-        let budget = &self.budget;
+        let (budget, totals_only) = (&self.budget, self.totals.only());
         let points = workers::map(budget, &selected, |loaded: &mut Loaded, series| {
             loaded.read(series, bounds, take == Take::Start, budget)?;
+            if totals_only {
+                loaded.reduce_to_totals();
+            }
             let points = latest.points(loaded);
             budget.hold(points.size())?;
             Ok(points)
@@ -274,8 +277,10 @@ impl Evaluator<'_> {
         let lookback = self.lookback();
         let latest = Latest { grid, reference, lookback, take: Take::Time };
         loaded.read(series, latest.bounds(), false, &self.budget)?;
-        // Of infos, only numbers count.
-        loaded.histograms.clear();
+        let values = Latest { take: Take::Value, ..latest }.points(loaded);
+        if !values.histograms().is_empty() {
+            return Err(EvalError::HistogramInfo(series.labels.clone()));
+        }
         let mut points = latest.points(loaded);
         points.map(|_, time| Some((time * 1000.0).round()));
         self.hold(points.size())?;

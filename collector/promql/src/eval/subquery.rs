@@ -29,7 +29,11 @@ impl Evaluator<'_> {
         if steps.count == 0 {
             return Ok((Vec::new(), steps));
         }
-        let series = match self.eval(&subquery.expr, steps)? {
+        let outer = self.totals;
+        self.totals.buckets_needed = true;
+        let data = self.eval(&subquery.expr, steps);
+        self.totals = outer;
+        let series = match data? {
             Data::Vector(series) => series,
             Data::Scalar(values) => vec![Series {
                 labels: tributary_model::label::Labels::empty(),

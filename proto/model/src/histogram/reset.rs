@@ -34,35 +34,36 @@ impl Histogram {
         }
     }
 
-    /// The hint that a store keeps with a sample: what the sample itself says, or what follows from the one before it.
+    /// The hint that a store hands out with a sample: that it is a gauge, as the sample itself says, or that there was no
+    /// reset, if that follows from the sample before it. Of resets it says nothing, as samples may come in between later.
     /// `previous` is absent if the series began, was stale or held a number before.
     pub fn hint_after(&self, previous: Option<&Self>) -> ResetHint {
-        if matches!(self.hint, ResetHint::Gauge | ResetHint::Reset) {
-            return self.hint;
+        match self.hint {
+            ResetHint::Gauge => return ResetHint::Gauge,
+            ResetHint::Reset => return ResetHint::Unknown,
+            ResetHint::Unknown | ResetHint::NotReset => {}
         }
-        let Some(previous) = previous.filter(|p| p.hint != ResetHint::Gauge) else {
+        let Some(previous) = previous.filter(|previous| previous.hint != ResetHint::Gauge) else {
             return ResetHint::Unknown;
         };
-        let comparable = match (&self.schema, &previous.schema) {
-            (Schema::Exponential(a), Schema::Exponential(b)) => {
-                a == b && self.zero_threshold == previous.zero_threshold
-            }
-            (Schema::Custom(a), Schema::Custom(b)) => {
-                if a != b {
-                    return ResetHint::Reset;
-                }
-                true
-            }
-            _ => false,
-        };
+        let same_layout =
+            self.schema == previous.schema && self.zero_threshold == previous.zero_threshold;
         let plain = self.clone().with_hint(ResetHint::Unknown);
-        if self.count < previous.count || (comparable && plain.is_reset_after(previous)) {
-            ResetHint::Reset
-        } else if comparable {
+        if same_layout && !plain.is_reset_after(previous) {
             ResetHint::NotReset
         } else {
             ResetHint::Unknown
         }
+    }
+
+    /// Only the number and the sum of all observations, with what is known of a reset.
+    #[must_use]
+    pub fn totals(&self) -> Self {
+        let schema = match &self.schema {
+            Schema::Custom(_) => Schema::Custom([].into()),
+            exponential @ Schema::Exponential(_) => exponential.clone(),
+        };
+        Self { hint: self.hint, schema, count: self.count, sum: self.sum, ..Self::default() }
     }
 
     /// Whether any bucket has less than before, both in the schema and with the zero bucket of `self`.

@@ -159,7 +159,7 @@ fn hints_follow_from_the_sample_before() {
     let less = exponential(0, (0.5, 1.0), &[(1, 1.0)]);
     assert_eq!(base.hint_after(None), ResetHint::Unknown);
     assert_eq!(more.hint_after(Some(&base)), ResetHint::NotReset);
-    assert_eq!(less.hint_after(Some(&base)), ResetHint::Reset);
+    assert_eq!(less.hint_after(Some(&base)), ResetHint::Unknown);
     assert_eq!(more.hint_after(Some(&gauge)), ResetHint::Unknown);
     assert_eq!(gauge.hint_after(Some(&base)), ResetHint::Gauge);
     assert_eq!(exponential(1, (0.5, 1.0), &[(1, 9.0)]).hint_after(Some(&base)), ResetHint::Unknown);
