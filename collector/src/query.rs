@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Sample, Timestamp};
@@ -60,9 +61,29 @@ pub enum Value {
     /// A text.
     Text(Timestamp, String),
     /// One sample per series.
-    Vector(Vec<(Labels, Sample)>),
+    Vector(Vec<(Labels, Point)>),
     /// Many samples per series.
-    Matrix(Vec<(Labels, Vec<Sample>)>),
+    Matrix(Vec<Row>),
+}
+
+/// One sample: a number or a native histogram.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Point {
+    /// A number.
+    Number(Sample),
+    /// A native histogram.
+    Histogram(HistogramSample),
+}
+
+/// A series with its samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its numbers, in order of time.
+    pub samples: Vec<Sample>,
+    /// Its native histograms, in order of time.
+    pub histograms: Vec<HistogramSample>,
 }
 
 /// A value and what was noticed on the way.

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tributary_model::histogram::{Buckets, Histogram, HistogramSample, Parts, Schema};
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp, stale_nan};
 use tributary_promql::eval::{Options, instant, range};
 use tributary_promql::feature::Features;
 use tributary_promql::parse;
 use tributary_promql::source::{Memory, Select, Series, Source, SourceError};
-use tributary_promql::value::{EvalError, Interrupted, Outcome, Value};
+use tributary_promql::value::{Element, EvalError, Interrupted, Outcome, Value};
 
 const STEP: Duration = Duration::from_secs(47);
 
@@ -54,6 +55,32 @@ const EXPRESSIONS: &[&str] = &[
     "vector(time())",
     "scalar(b{x=\"1\"}) + 1",
     "time() % 2 == bool 1",
+    "h",
+    "-h",
+    "h * 2 - h offset 1m",
+    "h >/ 1",
+    "rate(h[3m])",
+    "irate(h[3m])",
+    "delta(h[3m] offset 1m)",
+    "increase(h[4m:30s])",
+    "resets(h[10m])",
+    "sum_over_time(h[3m])",
+    "avg_over_time(h[3m])",
+    "last_over_time(h[2m])",
+    "sum(h)",
+    "avg by (y) (h)",
+    "count(h or a)",
+    "sum({x=\"1\"})",
+    "limitk(1, h)",
+    "count_values(\"v\", h)",
+    "histogram_quantile(0.4, h)",
+    "histogram_fraction(0, 2, rate(h[4m]))",
+    "histogram_count(h) + histogram_avg(increase(h[4m]))",
+    "histogram_stddev(h)",
+    "a + on(x, y) group_left h",
+    "h == h offset 5m30s",
+    "timestamp(h)",
+    "absent(h)",
 ];
 
 fn millis(value: i64) -> Timestamp {
@@ -90,22 +117,51 @@ fn source(series: &[Vec<Option<f64>>]) -> Memory {
         });
         memory.add(&labels(name, i / 4, i / 2 % 2), samples.collect::<Vec<_>>());
     }
+    for x in 0..2 {
+        let histograms = (0..30_u8).filter(|k| k % 7 != 3).map(|k| {
+            let at = Timestamp::from_millis(i64::from(k) * 30_000);
+            HistogramSample { at, histogram: Arc::new(histogram(k % 11, x)) }
+        });
+        memory.add_histograms(&labels("h", x, 0), histograms);
+    }
     memory
 }
 
-/// The samples at one time, by labels.
-fn at(outcome: Result<Outcome, EvalError>, time: Timestamp) -> Result<Vec<(Labels, u64)>, String> {
-    let canonical = |v: f64| if v.is_nan() { 0 } else { v.to_bits() };
-    let mut found: Vec<(Labels, u64)> = match outcome.map_err(|e| e.to_string())?.value {
-        Value::Scalar(sample) => vec![(Labels::empty(), canonical(sample.value))],
+/// A histogram that grows with `k`, with other buckets for each `x`.
+fn histogram(k: u8, x: usize) -> Histogram {
+    let k = f64::from(k);
+    let schema = Schema::Exponential(i8::try_from(x).unwrap());
+    let positive: Buckets = [(0, k), (1, 2.0 * k), (3, 1.0)].into_iter().collect();
+    let (count, sum) = (3.0 * k + 2.0, 5.0 * k);
+    let (zero_threshold, zero_count) = (0.25, 1.0);
+    let parts =
+        Parts { schema, zero_threshold, zero_count, count, sum, positive, ..Parts::default() };
+    Histogram::observed(parts).unwrap()
+}
+
+/// The samples at one time, by labels, as text.
+fn at(
+    outcome: Result<Outcome, EvalError>,
+    time: Timestamp,
+) -> Result<Vec<(Labels, String)>, String> {
+    let element = |element: &Element| match element {
+        Element::Float(value) => format!("{value:?}"),
+        Element::Histogram(histogram) => format!("{histogram} {:?}", histogram.hint()),
+    };
+    let mut found: Vec<(Labels, String)> = match outcome.map_err(|e| e.to_string())?.value {
+        Value::Scalar(sample) => vec![(Labels::empty(), format!("{:?}", sample.value))],
         Value::Vector(vector) => {
-            vector.into_iter().map(|v| (v.labels, canonical(v.sample.value))).collect()
+            vector.into_iter().map(|v| (v.labels, element(&v.value))).collect()
         }
         Value::Matrix(series) => series
             .into_iter()
             .filter_map(|series| {
-                let sample = series.samples.iter().find(|sample| sample.at == time)?;
-                Some((series.labels, canonical(sample.value)))
+                let sample = series.samples.iter().find(|sample| sample.at == time);
+                let number = sample.map(|sample| Element::Float(sample.value));
+                let histogram = series.histograms.iter().find(|sample| sample.at == time);
+                let histogram = histogram.map(|h| Element::Histogram(Arc::clone(&h.histogram)));
+                assert!(number.is_none() || histogram.is_none(), "{}", series.labels);
+                Some((series.labels, element(&number.or(histogram)?)))
             })
             .collect(),
         Value::String { .. } => panic!("a string"),

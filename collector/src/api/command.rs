@@ -202,8 +202,20 @@ fn rows(data: &Value) -> Rows {
         let at = pair.get(0).and_then(Value::as_f64).unwrap_or_default();
         let millis = tributary_model::number::format_plain((at * 1000.0).round());
         let at = millis.parse().map(tributary_model::sample::Timestamp::from_millis);
-        let value = pair.get(1).and_then(Value::as_str).unwrap_or_default();
-        (at.map(super::view::rfc3339).unwrap_or_default(), value.to_owned())
+        let text =
+            |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let value = match pair.get(1) {
+            // A native histogram.
+            Some(Value::Object(histogram)) => {
+                format!(
+                    "count {}, sum {}",
+                    text(histogram.get("count")),
+                    text(histogram.get("sum"))
+                )
+            }
+            value => text(value),
+        };
+        (at.map(super::view::rfc3339).unwrap_or_default(), value)
     };
     if matches!(data.get("resultType").and_then(Value::as_str), Some("scalar" | "string")) {
         let mut rows = header(&["TIME", "VALUE"]);
@@ -214,9 +226,10 @@ fn rows(data: &Value) -> Rows {
     let mut rows = header(&["SERIES", "TIME", "VALUE"]);
     for item in result.as_array().into_iter().flatten() {
         let name = series(item.get("metric").unwrap_or(&Value::Null));
-        let points = item.get("values").and_then(Value::as_array).cloned();
-        for pair in points.unwrap_or_else(|| item.get("value").cloned().into_iter().collect()) {
-            let (at, value) = point(&pair);
+        let many = ["values", "histograms"].map(|key| item.get(key).and_then(Value::as_array));
+        let one = ["value", "histogram"].map(|key| item.get(key));
+        for pair in many.into_iter().flatten().flatten().chain(one.into_iter().flatten()) {
+            let (at, value) = point(pair);
             rows.push(vec![name.clone(), at, value]);
         }
     }

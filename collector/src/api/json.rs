@@ -4,6 +4,7 @@ use std::io;
 
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::number;
 use tributary_model::sample::{Sample, Timestamp};
@@ -73,6 +74,35 @@ impl Json {
     pub fn sample(&mut self, sample: Sample) -> &mut Self {
         self.raw("[").millis(sample.at).raw(",\"");
         self.raw(&number::format_json(sample.value)).raw("\"]")
+    }
+
+    /// `[1.500,{"count":"3","sum":"4","buckets":[[0,"1","2","3"]]}]`: a native histogram at its time. A bucket's first
+    /// number says which of its bounds it holds: 0 the upper one, 1 the lower one, 2 neither, 3 both. Empty buckets are
+    /// left out, and so is the list if there are no others.
+    pub fn histogram(&mut self, sample: &HistogramSample) -> &mut Self {
+        let histogram = &sample.histogram;
+        self.raw("[").millis(sample.at).raw(",{\"count\":").float(histogram.count());
+        self.raw(",\"sum\":").float(histogram.sum());
+        let mut buckets = histogram.buckets();
+        buckets.retain(|bucket| bucket.count != 0.0);
+        if !buckets.is_empty() {
+            self.raw(",\"buckets\":").list(&buckets, |json, bucket| {
+                let bounds = match (bucket.lower_inclusive, bucket.upper_inclusive) {
+                    (false, true) => "[0,",
+                    (true, false) => "[1,",
+                    (false, false) => "[2,",
+                    (true, true) => "[3,",
+                };
+                json.raw(bounds).float(bucket.lower).raw(",").float(bucket.upper).raw(",");
+                json.float(bucket.count).raw("]");
+            });
+        }
+        self.raw("}]")
+    }
+
+    /// A number in quotes.
+    fn float(&mut self, value: f64) -> &mut Self {
+        self.raw("\"").raw(&number::format_json(value)).raw("\"")
     }
 
     /// `[1.5,"2"]`, the form of a scalar: shortest time, value without exponent.

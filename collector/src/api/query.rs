@@ -11,7 +11,7 @@ use super::json::Json;
 use super::params::Params;
 use super::{Api, Scope};
 use crate::query::text::format;
-use crate::query::{Answer, Call, Cost, Value, When};
+use crate::query::{Answer, Call, Cost, Point, Row, Value, When};
 
 /// Most points per series in a range query, as in Prometheus.
 pub const MAX_POINTS: i64 = 11_000;
@@ -114,19 +114,31 @@ fn written(answer: Answer, limit: Option<usize>, stats: bool) -> Response {
         Value::Vector(mut series) => {
             cut(&mut series, limit, &mut notes);
             let head = r#"{"resultType":"vector","result":["#;
-            let write = |json: &mut Json, (labels, sample): &(_, _)| {
-                json.raw("{\"metric\":").labels(labels).raw(",\"value\":").sample(*sample).raw("}");
+            let write = |json: &mut Json, (labels, point): &(_, Point)| {
+                json.raw("{\"metric\":").labels(labels);
+                match point {
+                    Point::Number(sample) => json.raw(",\"value\":").sample(*sample),
+                    Point::Histogram(sample) => json.raw(",\"histogram\":").histogram(sample),
+                };
+                json.raw("}");
             };
             success_stream(head, series, write, format!("]{tail}"), notes)
         }
         Value::Matrix(mut series) => {
             cut(&mut series, limit, &mut notes);
             let head = r#"{"resultType":"matrix","result":["#;
-            let write = |json: &mut Json, (labels, samples): &(_, Vec<_>)| {
-                json.raw("{\"metric\":").labels(labels).raw(",\"values\":");
-                json.list(samples, |json, sample| {
-                    json.sample(*sample);
-                });
+            let write = |json: &mut Json, row: &Row| {
+                json.raw("{\"metric\":").labels(&row.labels);
+                if !row.samples.is_empty() {
+                    json.raw(",\"values\":").list(&row.samples, |json, sample| {
+                        json.sample(*sample);
+                    });
+                }
+                if !row.histograms.is_empty() {
+                    json.raw(",\"histograms\":").list(&row.histograms, |json, sample| {
+                        json.histogram(sample);
+                    });
+                }
                 json.raw("}");
             };
             success_stream(head, series, write, format!("]{tail}"), notes)

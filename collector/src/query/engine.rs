@@ -1,18 +1,31 @@
 //! Evaluates a job over a source of series, with matchers that no expression can avoid.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::matcher::Matcher;
+use tributary_model::sample::Sample;
 use tributary_promql::eval::{self, Options};
 use tributary_promql::source::{Select, Series, Source, SourceError};
-use tributary_promql::value::{self, EvalError, Interrupted, Outcome};
+use tributary_promql::value::{
+    self, Element, EvalError, Interrupted, MatrixSeries, Outcome, VectorSample,
+};
 
 use super::text::parse;
-use super::{Answer, Cost, Expression, Job, QueryError, Value, Watch, When};
+use super::{Answer, Cost, Expression, Job, Point, QueryError, Row, Value, Watch, When};
 
 /// The step of subqueries that name none.
 const DEFAULT_STEP: Duration = Duration::from_secs(60);
+
+/// Threads that one evaluation may use; it starts them only for many series. More would rather take from other queries.
+const MAX_THREADS: usize = 4;
+
+/// As many as there are processors, within the bound.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS)
+}
 
 /// Evaluates; asks `watch` at every node whether to stop.
 pub fn evaluate(job: &Job, source: &dyn Source, watch: &Watch) -> Result<Answer, QueryError> {
@@ -38,6 +51,7 @@ pub fn evaluate(job: &Job, source: &dyn Source, watch: &Watch) -> Result<Answer,
         lookback: job.lookback,
         max_samples: job.max_samples,
         default_step: DEFAULT_STEP,
+        threads: threads(),
         interrupt: Some(Arc::new(interrupt)),
         features: job.features,
         query: text.into(),
@@ -72,16 +86,7 @@ impl Source for Enforced<'_> {
 fn answer(outcome: Outcome) -> Answer {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     Answer {
-        value: match outcome.value {
-            value::Value::Scalar(sample) => Value::Scalar(sample),
-            value::Value::String { at, text } => Value::Text(at, text),
-            value::Value::Vector(series) => {
-                Value::Vector(series.into_iter().map(|s| (s.labels, s.sample)).collect())
-            }
-            value::Value::Matrix(series) => {
-                Value::Matrix(series.into_iter().map(|s| (s.labels, s.samples)).collect())
-            }
-        },
+        value: own(outcome.value),
         warnings: outcome.warnings,
         infos: outcome.infos,
         cost: Cost {
@@ -89,6 +94,31 @@ fn answer(outcome: Outcome) -> Answer {
             samples_peak: count(outcome.peak_samples),
             ..Cost::default()
         },
+    }
+}
+
+/// The evaluator's value in our own terms.
+pub fn own(value: value::Value) -> Value {
+    match value {
+        value::Value::Scalar(sample) => Value::Scalar(sample),
+        value::Value::String { at, text } => Value::Text(at, text),
+        value::Value::Vector(vector) => {
+            let own = vector.into_iter().map(|VectorSample { labels, at, value }| match value {
+                Element::Float(value) => (labels, Point::Number(Sample { at, value })),
+                Element::Histogram(histogram) => {
+                    (labels, Point::Histogram(HistogramSample { at, histogram }))
+                }
+            });
+            Value::Vector(own.collect())
+        }
+        value::Value::Matrix(matrix) => {
+            let own = matrix.into_iter().map(|MatrixSeries { labels, samples, histograms }| Row {
+                labels,
+                samples,
+                histograms,
+            });
+            Value::Matrix(own.collect())
+        }
     }
 }
 

@@ -29,6 +29,8 @@ impl Source for StoreEngine {
 
 struct Reader(SelectedSeries);
 
+// The store keeps numbers only: once it keeps native histograms and since when samples count, `read_histograms` and
+// `read_starts` hand them out here.
 impl SampleReader for Reader {
     fn read(
         &self,

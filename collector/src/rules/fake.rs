@@ -60,7 +60,7 @@ impl Fake {
         let outcome = eval::instant(&expr, &*self.memory.lock().unwrap(), at, &options()).unwrap();
         let value::Value::Vector(series) = outcome.value else { panic!("no vector") };
         let mut lines: Vec<_> =
-            series.iter().map(|s| format!("{} {}", s.labels, s.sample.value)).collect();
+            series.iter().map(|s| format!("{} {}", s.labels, s.value.float().unwrap())).collect();
         lines.sort();
         lines
     }
@@ -127,16 +127,7 @@ impl Host for Fake {
         let source = Narrow { inner: &memory, enforced };
         let outcome = eval::instant(expr, &source, at, &options())
             .map_err(|e| QueryError::Execution(e.to_string()))?;
-        let value = match outcome.value {
-            value::Value::Scalar(sample) => Value::Scalar(sample),
-            value::Value::String { at, text } => Value::Text(at, text),
-            value::Value::Vector(v) => {
-                Value::Vector(v.into_iter().map(|s| (s.labels, s.sample)).collect())
-            }
-            value::Value::Matrix(m) => {
-                Value::Matrix(m.into_iter().map(|s| (s.labels, s.samples)).collect())
-            }
-        };
+        let value = own(outcome.value);
         Ok(Answer { value, warnings: vec![], infos: vec![], cost: Cost::default() })
     }
 

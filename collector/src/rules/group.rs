@@ -21,7 +21,7 @@ use super::status::Health;
 use super::template::{self, Data, Expansion, Results};
 use super::{DEFAULT_INTERVAL, Host, Settings};
 use crate::config::Scope;
-use crate::query::Value;
+use crate::query::{Point, Value};
 
 /// Alerts that pend or fire are written at least so often, so that a restart knows how long the pause was.
 const STATE_REFRESH: Duration = Duration::from_secs(60);
@@ -208,7 +208,13 @@ impl<'a, H: Host> Scene<'a, H> {
         let answer = self.context.host.evaluate(expr, at, &self.enforced).await;
         match answer.map_err(|e| e.to_string())?.value {
             Value::Vector(series) => {
-                Ok(series.into_iter().map(|(labels, sample)| (labels, sample.value)).collect())
+                let numbers = series.into_iter().map(|(labels, point)| match point {
+                    Point::Number(sample) => Ok((labels, sample.value)),
+                    Point::Histogram(_) => Err(format!(
+                        "the result for {labels} is a native histogram, which rules cannot record or alert on yet"
+                    )),
+                });
+                numbers.collect()
             }
             Value::Scalar(sample) => Ok(vec![(Labels::empty(), sample.value)]),
             Value::Text(..) | Value::Matrix(_) => {

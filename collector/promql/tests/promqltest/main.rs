@@ -17,6 +17,7 @@ mod script;
 mod series;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// What a folder of scripts came to.
 #[derive(Default)]
@@ -49,19 +50,14 @@ fn run_folder(folder: &Path) -> Tally {
     all
 }
 
-#[test]
-fn own_scripts() {
-    let tally = run_folder(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata")));
-    assert_eq!(tally.failed, 0);
-    assert!(tally.passed > 0);
-}
-
-#[test]
-fn scripts_of_a_folder() {
-    let Some(folder) = std::env::var_os("PROMQLTEST_DIR") else {
-        println!("skipped: PROMQLTEST_DIR is not set");
-        return;
-    };
-    let tally = run_folder(Path::new(&folder));
-    assert_eq!(tally.failed, 0);
+fn main() -> ExitCode {
+    series::check();
+    let mut failed = 0;
+    let own = run_folder(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata")));
+    assert!(own.passed > 0, "there are no scripts");
+    failed += own.failed;
+    if let Some(folder) = std::env::var_os("PROMQLTEST_DIR") {
+        failed += run_folder(Path::new(&folder)).failed;
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

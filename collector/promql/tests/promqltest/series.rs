@@ -187,34 +187,33 @@ fn number(text: &str) -> Option<f64> {
     if text == "stale" { Some(stale_nan()) } else { parse_float(text) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Checks that lines of scripts are understood.
+pub(crate) fn check() {
+    sequences();
+    series_with_labels();
+}
 
-    #[test]
-    fn sequences() {
-        let floats = |text: &str| -> Vec<f64> {
-            let of = |item| match item {
-                Item::Float(value) => value,
-                other => panic!("{other:?}"),
-            };
-            items(text).unwrap().into_iter().map(of).collect()
+fn sequences() {
+    let floats = |text: &str| -> Vec<f64> {
+        let of = |item| match item {
+            Item::Float(value) => value,
+            other => panic!("{other:?}"),
         };
-        assert_eq!(floats("1 2x2 0+10x3"), [1.0, 2.0, 2.0, 2.0, 0.0, 10.0, 20.0, 30.0]);
-        assert_eq!(floats("5-1x2 -1.5e+2-0.5x1"), [5.0, 4.0, 3.0, -150.0, -150.5]);
-        assert_eq!(floats("0x1F -Inf 0x1"), [31.0, f64::NEG_INFINITY, 0.0, 0.0]);
-        assert_eq!(items("_ _x2").unwrap(), [Item::Gap, Item::Gap, Item::Gap]);
-        let histograms = items("{{schema:1 sum:2}}x2 1 {{sum:1 count:1}}+{{count:1}}x1").unwrap();
-        assert_eq!(histograms.len(), 6);
-        assert!(items("nonsense").is_err());
-    }
+        items(text).unwrap().into_iter().map(of).collect()
+    };
+    assert_eq!(floats("1 2x2 0+10x3"), [1.0, 2.0, 2.0, 2.0, 0.0, 10.0, 20.0, 30.0]);
+    assert_eq!(floats("5-1x2 -1.5e+2-0.5x1"), [5.0, 4.0, 3.0, -150.0, -150.5]);
+    assert_eq!(floats("0x1F -Inf 0x1"), [31.0, f64::NEG_INFINITY, 0.0, 0.0]);
+    assert_eq!(items("_ _x2").unwrap(), [Item::Gap, Item::Gap, Item::Gap]);
+    let histograms = items("{{schema:1 sum:2}}x2 1 {{sum:1 count:1}}+{{count:1}}x1").unwrap();
+    assert_eq!(histograms.len(), 6);
+    assert!(items("nonsense").is_err());
+}
 
-    #[test]
-    fn series_with_labels() {
-        let (labels, rest) = split(r#"a{b="c d", "e f"='g'} 1 2"#).unwrap();
-        assert_eq!(labels.to_string(), r#"a{b="c d", "e f"="g"}"#);
-        assert_eq!(rest, " 1 2");
-        assert_eq!(split("{} 1").unwrap().0, Labels::empty());
-        assert_eq!(split(r#"{"x.y"} 1"#).unwrap().0.metric_name(), "x.y");
-    }
+fn series_with_labels() {
+    let (labels, rest) = split(r#"a{b="c d", "e f"='g'} 1 2"#).unwrap();
+    assert_eq!(labels.to_string(), r#"a{b="c d", "e f"="g"}"#);
+    assert_eq!(rest, " 1 2");
+    assert_eq!(split("{} 1").unwrap().0, Labels::empty());
+    assert_eq!(split(r#"{"x.y"} 1"#).unwrap().0.metric_name(), "x.y");
 }

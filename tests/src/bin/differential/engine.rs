@@ -178,9 +178,14 @@ fn own_series(value: Value) -> Series {
     let series = match &value {
         Value::Scalar(sample) => vec![(BTreeMap::new(), vec![point(sample)])],
         Value::String { at, .. } => vec![(BTreeMap::new(), vec![(at.as_millis(), f64::NAN)])],
-        Value::Vector(vector) => {
-            vector.iter().map(|v| (map(&v.labels), vec![point(&v.sample)])).collect()
-        }
+        // The data have no native histograms.
+        Value::Vector(vector) => vector
+            .iter()
+            .map(|v| {
+                let value = v.value.float().unwrap_or(f64::NAN);
+                (map(&v.labels), vec![(v.at.as_millis(), value)])
+            })
+            .collect(),
         Value::Matrix(matrix) => matrix
             .iter()
             .map(|series| (map(&series.labels), series.samples.iter().map(point).collect()))
