@@ -20,7 +20,8 @@ use super::group::Group;
 use super::{Host, HostError, Settings};
 use crate::config::Scope;
 use crate::notify::Alert;
-use crate::query::{Answer, Cost, QueryError, Value};
+use crate::query::engine::own;
+use crate::query::{Answer, Cost, QueryError};
 
 /// Series, alerts and state in memory.
 pub(super) struct Fake {

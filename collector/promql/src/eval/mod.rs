@@ -22,6 +22,7 @@ mod sampling;
 mod selector;
 mod series;
 mod set;
+mod slide;
 mod sort;
 mod subquery;
 mod totals;

@@ -169,20 +169,19 @@ impl Latest {
     }
 
     fn numbers(&self, samples: &[Sample], points: &mut Points) {
-        let mut rest = samples.iter().peekable();
+        let mut next = 0;
         let mut latest: Option<&Sample> = None;
         for (step, time) in self.grid.times() {
             let now = self.reference.of(time);
-            while let Some(sample) = rest.next_if(|sample| sample.at.as_millis() <= now) {
+            while let Some(sample) = samples.get(next).filter(|s| s.at.as_millis() <= now) {
                 latest = Some(sample);
+                next += 1;
             }
             let oldest = now.saturating_sub(self.lookback);
             if let Some(sample) = latest.filter(|s| s.at.as_millis() > oldest && !is_stale(s.value))
             {
-                points.push(
-                    step,
-                    if self.take == Take::Time { sample.at.as_secs_f64() } else { sample.value },
-                );
+                let time = self.take == Take::Time;
+                points.push(step, if time { sample.at.as_secs_f64() } else { sample.value });
             }
         }
     }

@@ -28,7 +28,7 @@ pub(crate) fn delta(window: &mut Window<'_>) -> Option<f64> {
 fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<f64> {
     let [first, .., last] = window.samples else { return None };
     let mut difference = last.value - first.value;
-    if counter {
+    if counter && window.may_fall {
         difference += reset_correction(window);
     }
     let stretch = Stretch {
@@ -39,11 +39,10 @@ fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<
         gaps: window.samples.len() - 1,
     };
     let from_zero = counter && difference > 0.0 && first.value >= 0.0;
-    let mut factor = stretch.factor(from_zero.then_some(first.value / difference));
-    if per_second {
-        factor /= window.range_seconds();
-    }
-    Some(difference * factor)
+    let (stretched, sampled) = stretch.lengths(from_zero.then_some((first.value, difference)));
+    // One division in all: there are millions of windows.
+    let per = if per_second { window.range_seconds() } else { 1.0 };
+    Some(difference * stretched / (sampled * per))
 }
 
 /// Where samples lie in a window.
@@ -63,21 +62,32 @@ pub(crate) struct Stretch {
 
 impl Stretch {
     /// By how much the difference between the last and the first sample grows when it is stretched to the edges.
-    /// `before` is how far zero lies before the first sample, in lengths of the sampled time, if it cannot be crossed.
-    pub(crate) fn factor(self, before: Option<f64>) -> f64 {
-        let sampled = seconds(self.last - self.first);
-        let distance = sampled / self.gaps as f64;
-        let mut to_start = seconds(self.first - self.start);
-        if to_start >= distance * EDGE_TOLERANCE {
-            to_start = distance / 2.0;
+    /// `counter`: the first value and the rise after it, if zero cannot be crossed.
+    pub(crate) fn factor(self, counter: Option<(f64, f64)>) -> f64 {
+        let (stretched, sampled) = self.lengths(counter);
+        stretched / sampled
+    }
+
+    /// The time stretched over and the time sampled, in milliseconds.
+    fn lengths(self, counter: Option<(f64, f64)>) -> (f64, f64) {
+        let sampled = (self.last - self.first) as f64;
+        let gaps = self.gaps as f64;
+        let far = sampled * EDGE_TOLERANCE;
+        let mut to_start = (self.first - self.start) as f64;
+        if to_start * gaps >= far {
+            to_start = sampled / gaps / 2.0;
         }
-        if let Some(before) = before {
-            let to_zero = sampled * before;
-            if to_zero < to_start {
-                to_start = to_zero;
-            }
+        // Where the counter was zero if it always rose as fast as in between.
+        if let Some((first, rise)) = counter
+            && sampled * first < to_start * rise
+        {
+            to_start = sampled * (first / rise);
         }
-        (sampled + to_start + self.to_end(distance)) / sampled
+        let mut to_end = (self.end - self.last) as f64;
+        if to_end * gaps >= far {
+            to_end = sampled / gaps / 2.0;
+        }
+        (sampled + to_start + to_end, sampled)
     }
 
     /// The same where the counter is known to have been zero at `since`, between the window's start and the first

@@ -33,7 +33,7 @@ pub(crate) fn difference(
         [] => return None,
     };
     let is_gauge = |histogram: &Histogram| histogram.hint() == ResetHint::Gauge;
-    if !counter && !(is_gauge(&left) && is_gauge(&right)) {
+    if !(counter || is_gauge(&left) && is_gauge(&right)) {
         remarks.add(Remark::NotGauge);
     }
     let mut result = right.clone();

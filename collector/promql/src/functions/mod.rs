@@ -14,6 +14,7 @@ pub(crate) mod natural;
 pub(crate) mod number;
 pub(crate) mod over_time;
 pub(crate) mod remark;
+pub(crate) mod sliding;
 pub(crate) mod start;
 pub(crate) mod trend;
 pub(crate) mod trim;

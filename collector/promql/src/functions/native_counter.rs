@@ -27,18 +27,14 @@ fn note(
     operation: Operation,
     remarks: &mut Remarks,
 ) -> bool {
-    match combined {
-        Ok(combined) => {
-            if combined.bounds_differ {
-                remarks.add(Remark::Reconciled(operation));
-            }
-            true
-        }
-        Err(MixedSchemas) => {
-            remarks.add(Remark::MixedSchemas);
-            false
-        }
+    let Ok(combined) = combined else {
+        remarks.add(Remark::MixedSchemas);
+        return false;
+    };
+    if combined.bounds_differ {
+        remarks.add(Remark::Reconciled(operation));
     }
+    true
 }
 
 /// `rate`, `increase` and `delta` of histograms. Stretched to the edges as numbers are, by the count of observations.
@@ -75,7 +71,7 @@ pub(crate) fn extrapolated(
     } else {
         let (rise, before) = (result.as_ref()?.count(), first.histogram.count());
         let from_zero = counter && rise > 0.0 && before >= 0.0;
-        stretch.factor(from_zero.then_some(before / rise))
+        stretch.factor(from_zero.then_some((before, rise)))
     };
     let factor = if per_second { factor / window.range_seconds() } else { factor };
     result.map(|result| result.times(factor))
