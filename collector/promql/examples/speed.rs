@@ -1,6 +1,7 @@
 //! How long range queries take over series in memory: nanoseconds per sample read, with one thread and with more.
 //!
-//! `cargo run --release -p tributary-promql --example speed -- [--series N] [--samples N] [--threads N] [--rounds N]`
+//! `cargo run --release -p tributary-promql --example speed -- [--series N] [--samples N] [--threads N] [--rounds N]
+//! [--expression TEXT]`
 
 #![expect(
     clippy::print_stdout,
@@ -45,11 +46,15 @@ struct Arguments {
     samples: usize,
     threads: usize,
     rounds: usize,
+    /// Only this one.
+    expression: Option<String>,
 }
 
 fn main() -> ExitCode {
     let Some(arguments) = arguments() else {
-        eprintln!("usage: speed [--series N] [--samples N] [--threads N] [--rounds N]");
+        eprintln!(
+            "usage: speed [--series N] [--samples N] [--threads N] [--rounds N] [--expression TEXT]"
+        );
         return ExitCode::from(2);
     };
     let memory = memory(&arguments);
@@ -62,8 +67,12 @@ fn main() -> ExitCode {
         STEP.as_secs(),
         arguments.rounds
     );
-    for text in EXPRESSIONS {
-        let mut line = format!("{text:48}");
+    let expressions = match &arguments.expression {
+        Some(expression) => vec![expression.as_str()],
+        None => EXPRESSIONS.to_vec(),
+    };
+    for text in expressions {
+        print!("{text:48}");
         for threads in [1, arguments.threads] {
             let Some(best) = measure(text, &memory, last, threads, arguments.rounds) else {
                 eprintln!("{text} cannot be evaluated");
@@ -71,12 +80,12 @@ fn main() -> ExitCode {
             };
             let nanos = best.as_nanos() as f64 / read as f64;
             let millis = best.as_secs_f64() * 1e3;
-            line += &format!(" {threads} thread(s): {millis:7.1} ms {nanos:6.2} ns/sample");
+            print!(" {threads} thread(s): {millis:7.1} ms {nanos:6.2} ns/sample");
             if threads == arguments.threads {
                 break;
             }
         }
-        println!("{line}");
+        println!();
     }
     ExitCode::SUCCESS
 }
@@ -134,10 +143,16 @@ fn memory(arguments: &Arguments) -> Memory {
 }
 
 fn arguments() -> Option<Arguments> {
-    let mut out = Arguments { series: 3000, samples: 1440, threads: 2, rounds: 5 };
+    let mut out =
+        Arguments { series: 3000, samples: 1440, threads: 2, rounds: 5, expression: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let value: usize = words.next()?.parse().ok()?;
+        let value = words.next()?;
+        if word == "--expression" {
+            out.expression = Some(value);
+            continue;
+        }
+        let value: usize = value.parse().ok()?;
         match word.as_str() {
             "--series" => out.series = value.max(1),
             "--samples" => out.samples = value.max(1),

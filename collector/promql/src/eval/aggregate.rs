@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::sample::is_stale;
 
-use super::Evaluator;
 use super::grid::Grid;
 use super::series::{Points, Series, without_empty};
+use super::{Evaluator, workers};
 use crate::ast::operator::AggregateOp;
 use crate::ast::{Aggregate, Span};
 use crate::functions::native_sum::{HistogramAccumulator, HistogramMean, HistogramSum};
@@ -86,36 +86,19 @@ impl Evaluator<'_> {
         grid: Grid,
     ) -> Result<Vec<Series>, EvalError> {
         let series = self.vector(&aggregate.expr, grid)?;
-        let mut out = Vec::new();
-        let mut states: Vec<Option<A>> = Vec::new();
-        for group in groups(&series, aggregate) {
-            self.check()?;
-            states.clear();
-            states.resize_with(grid.count, || None);
-            let mut histograms = H::default();
-            for member in group.members.iter().filter_map(|index| series.get(*index)) {
-                let (first, values) = member.points.column();
-                for (state, value) in states.iter_mut().skip(first).zip(values) {
-                    if is_stale(*value) {
-                        continue;
-                    }
-                    match state {
-                        Some(state) => state.add(*value),
-                        none => *none = Some(A::first(*value)),
-                    }
-                }
-                histograms.add(member, &mut states);
-            }
-            let mut points = Points::with_capacity(grid.count);
-            let mut remarks = HistogramRemarks::default();
-            histograms.finish(&mut states, &mut points, &mut remarks);
-            for (step, state) in states.iter().enumerate() {
-                if let Some(state) = state {
-                    points.push(step, state.result());
-                }
-            }
+        let groups = groups(&series, aggregate);
+        let weight = series.len() / groups.len().max(1) * grid.count;
+        let budget = &self.budget;
+        let folded =
+            workers::map(budget, &groups, weight, |states: &mut Vec<Option<A>>, group| {
+                budget.check()?;
+                let (points, remarks) = fold::<A, H>(&series, group, states, grid);
+                budget.hold(points.size())?;
+                Ok((points, remarks))
+            })?;
+        let mut out = Vec::with_capacity(groups.len());
+        for (group, (points, remarks)) in groups.into_iter().zip(folded) {
             self.remark_histograms(aggregate, remarks);
-            self.hold(points.size())?;
             out.push(Series { labels: group.labels, drop_name: group.drop_name, points });
         }
         Ok(without_empty(out))
@@ -174,6 +157,40 @@ impl Evaluator<'_> {
         }
         Ok(without_empty(out))
     }
+}
+
+/// What the series of a group come to. `states` is room that is reused from group to group.
+fn fold<A: Accumulator, H: OfHistograms>(
+    series: &[Series],
+    group: &Group,
+    states: &mut Vec<Option<A>>,
+    grid: Grid,
+) -> (Points, HistogramRemarks) {
+    states.clear();
+    states.resize_with(grid.count, || None);
+    let mut histograms = H::default();
+    for member in group.members.iter().filter_map(|index| series.get(*index)) {
+        let (first, values) = member.points.column();
+        for (state, value) in states.iter_mut().skip(first).zip(values) {
+            if is_stale(*value) {
+                continue;
+            }
+            match state {
+                Some(state) => state.add(*value),
+                none => *none = Some(A::first(*value)),
+            }
+        }
+        histograms.add(member, states);
+    }
+    let mut points = Points::with_capacity(grid.count);
+    let mut remarks = HistogramRemarks::default();
+    histograms.finish(states, &mut points, &mut remarks);
+    for (step, state) in states.iter().enumerate() {
+        if let Some(state) = state {
+            points.push(step, state.result());
+        }
+    }
+    (points, remarks)
 }
 
 /// The values of a parameter worth a remark: NaN if there is one, the largest and the smallest.
@@ -296,7 +313,7 @@ impl<H: HistogramAccumulator> OfHistograms for Among<H> {
 }
 
 /// The state of an aggregation after at least one value.
-trait Accumulator {
+trait Accumulator: Send {
     fn first(value: f64) -> Self;
     fn add(&mut self, value: f64);
     fn result(&self) -> f64;

@@ -86,6 +86,9 @@ impl Loaded {
 
 /// Keeps values, and with each its companion if there are any.
 fn retain_both<T, C>(values: &mut Vec<T>, companions: &mut Vec<C>, keep: impl Fn(&T) -> bool) {
+    if values.iter().all(&keep) {
+        return;
+    }
     if !companions.is_empty() {
         let mut kept = values.iter().map(&keep);
         companions.retain(|_| kept.next().unwrap_or(false));

@@ -88,7 +88,8 @@ impl Evaluator<'_> {
             with_starts: uses_starts && self.options.features.start_timestamps,
             totals_only: self.totals.only(),
         };
-        let slid = workers::map(&self.budget, &ranged.series, |scratch, series| {
+        let weight = workers::READING + grid.count * 4;
+        let slid = workers::map(&self.budget, &ranged.series, weight, |scratch, series| {
             slide.series(scratch, series)
         })?;
         let mut out = self.series_of(call, &ranged, slid);

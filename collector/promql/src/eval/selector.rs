@@ -61,15 +61,20 @@ impl Evaluator<'_> {
         let bounds = latest.bounds();
         let selected = self.select(&selector.matchers, bounds.0, bounds.1)?;
         let (budget, totals_only) = (&self.budget, self.totals.only());
-        let points = workers::map(budget, &selected, |loaded: &mut Loaded, series| {
-            loaded.read(series, bounds, take == Take::Start, budget)?;
-            if totals_only {
-                loaded.reduce_to_totals();
-            }
-            let points = latest.points(loaded);
-            budget.hold(points.size())?;
-            Ok(points)
-        })?;
+        let points = workers::map(
+            budget,
+            &selected,
+            workers::READING + grid.count,
+            |loaded: &mut Loaded, series| {
+                loaded.read(series, bounds, take == Take::Start, budget)?;
+                if totals_only {
+                    loaded.reduce_to_totals();
+                }
+                let points = latest.points(loaded);
+                budget.hold(points.size())?;
+                Ok(points)
+            },
+        )?;
         Ok(with_points(selected, points))
     }
 

@@ -11,6 +11,7 @@ use super::grid::{Grid, Reference};
 use super::loaded::Loaded;
 use super::series::{Points, Series};
 use crate::ast::Extend;
+use crate::functions::counter;
 use crate::functions::mixed::{self, MixedWindow};
 use crate::functions::number::{self, Sum};
 use crate::functions::remark::{Remark, Remarks};
@@ -146,6 +147,13 @@ impl Slide<'_> {
     /// Over numbers, of which nothing else is known.
     fn numbers(&self, samples: &[Sample], values: &mut Vec<f64>) -> Result<Slid, EvalError> {
         match self.function {
+            // By name, so that they are compiled into the loop.
+            Function::Rate if self.extend.is_none() => {
+                self.windows(samples, values, |window, _| counter::rate(window))
+            }
+            Function::Increase if self.extend.is_none() => {
+                self.windows(samples, values, |window, _| counter::increase(window))
+            }
             Function::SumOverTime => self.summed(samples, values, |sum: Sum, _| sum.total()),
             Function::AvgOverTime => {
                 self.summed(samples, values, |sum: Sum, count| sum.over(count).total())
@@ -154,10 +162,7 @@ impl Slide<'_> {
             Function::MinOverTime => {
                 self.summed(samples, values, |smallest: Smallest, _| smallest.0)
             }
-            _ => self.windows(samples, |window, _| {
-                let mut window = Window { scratch: values, ..window };
-                (self.plain)(&mut window)
-            }),
+            _ => self.windows(samples, values, |window, _| (self.plain)(window)),
         }
     }
 
@@ -169,13 +174,9 @@ impl Slide<'_> {
         result: impl Fn(S, f64) -> f64,
     ) -> Result<Slid, EvalError> {
         let mut sliding = Sliding::<S>::new();
-        self.windows(samples, |window, (from, to)| {
+        self.windows(samples, values, |window, (from, to)| {
             let value = result(sliding.window(samples, from, to)?, (to - from) as f64);
-            if value.is_finite() {
-                return Some(value);
-            }
-            let mut window = Window { scratch: values, ..window };
-            (self.plain)(&mut window)
+            if value.is_finite() { Some(value) } else { (self.plain)(window) }
         })
     }
 
@@ -183,7 +184,8 @@ impl Slide<'_> {
     fn windows(
         &self,
         samples: &[Sample],
-        mut compute: impl FnMut(Window<'_>, (usize, usize)) -> Option<f64>,
+        values: &mut Vec<f64>,
+        mut compute: impl FnMut(&mut Window<'_>, (usize, usize)) -> Option<f64>,
     ) -> Result<Slid, EvalError> {
         let mut slid = self.nothing();
         let (before, after) = self.ranged.margin;
@@ -210,16 +212,16 @@ impl Slide<'_> {
                 params = params_at(self.params, step);
                 self.check_params(params, &mut slid.remarks)?;
             }
-            let window = Window {
+            let mut window = Window {
                 samples: window,
                 may_fall: fall > from,
                 start,
                 end,
                 at: time,
                 params,
-                scratch: &mut Vec::new(),
+                scratch: values,
             };
-            if let Some(value) = compute(window, (from, to)) {
+            if let Some(value) = compute(&mut window, (from, to)) {
                 slid.points.push(step, value);
             }
         }

@@ -7,25 +7,30 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use super::budget::Budget;
 use crate::value::EvalError;
 
-/// Series that a thread takes at once.
-const BATCH: usize = 16;
+/// With less work than this, in values to compute, starting threads costs more than it gains.
+const LEAST_WORK: usize = 200_000;
 
-/// With fewer batches than this, starting threads costs more than it gains.
-const FEWEST_BATCHES: usize = 4;
+/// What reading a series costs beside its values.
+pub(super) const READING: usize = 500;
 
-/// The results for all items, in their order. `S` is what a thread reuses from item to item. After an error no further
+/// Each thread comes back for more this often, so that none waits long for the others.
+const BATCHES_PER_THREAD: usize = 8;
+
+/// The results for all items, in their order. `weight` is the work for one item, in values to compute. `S` is what a thread reuses from item to item. After an error no further
 /// batch is begun.
 pub(super) fn map<T: Sync, S: Default, R: Send>(
     budget: &Budget<'_>,
     items: &[T],
+    weight: usize,
     work: impl Fn(&mut S, &T) -> Result<R, EvalError> + Sync,
 ) -> Result<Vec<R>, EvalError> {
-    let batches = items.len().div_ceil(BATCH);
-    let threads = budget.threads().min(batches);
-    if threads < 2 || batches < FEWEST_BATCHES {
+    let threads = budget.threads().min(items.len());
+    if threads < 2 || items.len().saturating_mul(weight) < LEAST_WORK {
         let mut scratch = S::default();
         return items.iter().map(|item| work(&mut scratch, item)).collect();
     }
+    let batch_size = (items.len() / (threads * BATCHES_PER_THREAD)).max(1);
+    let batches = items.len().div_ceil(batch_size);
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Vec<R>)>> = Mutex::new(Vec::with_capacity(batches));
     let failed: Mutex<Option<EvalError>> = Mutex::new(None);
@@ -33,7 +38,7 @@ pub(super) fn map<T: Sync, S: Default, R: Send>(
         let mut scratch = S::default();
         loop {
             let batch = next.fetch_add(1, Relaxed);
-            let Some(items) = items.chunks(BATCH).nth(batch) else { return };
+            let Some(items) = items.chunks(batch_size).nth(batch) else { return };
             let results: Result<Vec<R>, EvalError> =
                 items.iter().map(|item| work(&mut scratch, item)).collect();
             match results {
@@ -73,7 +78,7 @@ mod tests {
         for threads in [1, 2, 7] {
             let options = Options { threads, ..Options::default() };
             let budget = Budget::new(&options);
-            let got = map(&budget, &items, |calls: &mut usize, item| {
+            let got = map(&budget, &items, 1000, |calls: &mut usize, item| {
                 *calls += 1;
                 Ok((*item * 2, *calls > 0))
             });
@@ -87,7 +92,7 @@ mod tests {
         let items: Vec<usize> = (0..10_000).collect();
         let options = Options { threads: 2, ..Options::default() };
         let done = AtomicUsize::new(0);
-        let got = map(&Budget::new(&options), &items, |(): &mut (), item| {
+        let got = map(&Budget::new(&options), &items, 1000, |(): &mut (), item| {
             done.fetch_add(1, Relaxed);
             if *item == 3 { Err(EvalError::Canceled) } else { Ok(()) }
         });

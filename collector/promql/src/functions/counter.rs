@@ -9,11 +9,13 @@ use super::number::seconds;
 const EDGE_TOLERANCE: f64 = 1.1;
 
 /// `rate`: per-second rise of a counter.
+#[inline]
 pub(crate) fn rate(window: &mut Window<'_>) -> Option<f64> {
     extrapolated(window, true, true)
 }
 
 /// `increase`: rise of a counter.
+#[inline]
 pub(crate) fn increase(window: &mut Window<'_>) -> Option<f64> {
     extrapolated(window, true, false)
 }
@@ -25,6 +27,7 @@ pub(crate) fn delta(window: &mut Window<'_>) -> Option<f64> {
 
 /// The difference between the last and the first sample, stretched to the edges of the window as far as samples can be
 /// expected there. A counter's falls are resets, and it is not stretched below zero.
+#[inline]
 fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<f64> {
     let [first, .., last] = window.samples else { return None };
     let mut difference = last.value - first.value;
