@@ -73,10 +73,10 @@ impl Stretch {
 
     /// The time stretched over and the time sampled, in milliseconds.
     fn lengths(self, counter: Option<(f64, f64)>) -> (f64, f64) {
-        let sampled = (self.last - self.first) as f64;
+        let sampled = self.last.saturating_sub(self.first) as f64;
         let gaps = self.gaps as f64;
         let far = sampled * EDGE_TOLERANCE;
-        let mut to_start = (self.first - self.start) as f64;
+        let mut to_start = self.first.saturating_sub(self.start) as f64;
         if to_start * gaps >= far {
             to_start = sampled / gaps / 2.0;
         }
@@ -86,7 +86,7 @@ impl Stretch {
         {
             to_start = sampled * (first / rise);
         }
-        let mut to_end = (self.end - self.last) as f64;
+        let mut to_end = self.end.saturating_sub(self.last) as f64;
         if to_end * gaps >= far {
             to_end = sampled / gaps / 2.0;
         }
@@ -96,14 +96,14 @@ impl Stretch {
     /// The same where the counter is known to have been zero at `since`, between the window's start and the first
     /// sample: there is nothing to guess before that.
     pub(crate) fn factor_since(self, since: i64) -> f64 {
-        let counted = seconds(self.last - since);
-        let sampled = seconds(self.last - self.first);
+        let counted = seconds(self.last.saturating_sub(since));
+        let sampled = seconds(self.last.saturating_sub(self.first));
         let distance = if self.gaps > 0 { sampled / self.gaps as f64 } else { 0.0 };
         if counted == 0.0 { 1.0 } else { (counted + self.to_end(distance)) / counted }
     }
 
     fn to_end(self, distance: f64) -> f64 {
-        let to_end = seconds(self.end - self.last);
+        let to_end = seconds(self.end.saturating_sub(self.last));
         if to_end >= distance * EDGE_TOLERANCE { distance / 2.0 } else { to_end }
     }
 }
@@ -124,7 +124,7 @@ fn reset_correction(window: &Window<'_>) -> f64 {
 /// `irate`: per-second rise between the last two samples; after a reset, the last value.
 pub(crate) fn irate(window: &mut Window<'_>) -> Option<f64> {
     let [.., before, last] = window.samples else { return None };
-    let elapsed = last.at.as_millis() - before.at.as_millis();
+    let elapsed = last.at.as_millis().saturating_sub(before.at.as_millis());
     if elapsed == 0 {
         return None;
     }

@@ -98,8 +98,8 @@ fn right_edge(samples: &[Sample], end: i64, smoothed: bool, counter: bool) -> Op
 /// The value at `at` on the line between two samples; a counter that falls starts from zero.
 fn interpolate(before: &Sample, after: &Sample, at: i64, counter: bool) -> f64 {
     let from = if counter && after.value < before.value { 0.0 } else { before.value };
-    let elapsed = (at - before.at.as_millis()) as f64;
-    let whole = (after.at.as_millis() - before.at.as_millis()) as f64;
+    let elapsed = at.saturating_sub(before.at.as_millis()) as f64;
+    let whole = after.at.as_millis().saturating_sub(before.at.as_millis()) as f64;
     from + (after.value - from) * elapsed / whole
 }
 

@@ -129,7 +129,7 @@ pub(crate) fn interpolate(
     if at == to {
         return Some(result);
     }
-    let share = (at - from) as f64 / (to - from) as f64;
+    let share = at.saturating_sub(from) as f64 / to.saturating_sub(from) as f64;
     if counter && after.histogram.is_reset_after(&before.histogram) {
         return Some(result.times(share));
     }

@@ -46,7 +46,7 @@ enum Either<'a> {
 impl<'a> MixedWindow<'a> {
     /// The length of the window in seconds.
     pub(crate) fn range_seconds(&self) -> f64 {
-        number::seconds(self.end - self.start)
+        number::seconds(self.end.saturating_sub(self.start))
     }
 
     fn has_both(&self) -> bool {
@@ -273,7 +273,7 @@ fn last_two(window: &mut MixedWindow<'_>, counter: bool) -> Option<Element> {
         (Either::Float(from), Either::Float(to)) => {
             let reset = counter && (to < from || after.is_reset_after(before));
             let rise = if reset { to } else { to - from };
-            let elapsed = number::seconds(after.at - before.at);
+            let elapsed = number::seconds(after.at.saturating_sub(before.at));
             Some(Element::Float(if counter { rise / elapsed } else { rise }))
         }
         (Either::Histogram(from), Either::Histogram(to)) => {

@@ -175,6 +175,6 @@ pub(crate) fn last_two(
         return None;
     }
     let result = result.with_hint(ResetHint::Gauge).compacted();
-    let elapsed = super::number::seconds(last.1.at - before.1.at);
+    let elapsed = super::number::seconds(last.1.at.saturating_sub(before.1.at));
     Some(if counter { result.over(elapsed) } else { result })
 }

@@ -36,7 +36,7 @@ fn line(samples: &[Sample], origin: i64) -> Line {
     }
     let [mut x, mut y, mut xy, mut xx] = [Sum::default(); 4];
     for sample in samples {
-        let at = seconds(sample.at.as_millis() - origin);
+        let at = seconds(sample.at.as_millis().saturating_sub(origin));
         x = x.plus(at);
         y = y.plus(sample.value);
         xy = xy.plus(at * sample.value);

@@ -52,7 +52,7 @@ impl Window<'_> {
 
     /// The length of the window in seconds.
     pub(crate) fn range_seconds(&self) -> f64 {
-        super::number::seconds(self.end - self.start)
+        super::number::seconds(self.end.saturating_sub(self.start))
     }
 }
 
