@@ -204,12 +204,51 @@ impl Formatter for GoEscapes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tributary_model::histogram::{Histogram, Parts, Schema};
+
     use super::*;
 
     fn written(write: impl FnOnce(&mut Json) -> &mut Json) -> String {
         let mut json = Json::default();
         let _ = write(&mut json);
         String::from_utf8(json.into_bytes()).unwrap()
+    }
+
+    #[test]
+    fn histograms() {
+        let histogram = |parts: Parts| {
+            let histogram = Arc::new(Histogram::new(parts).unwrap());
+            written(|j| j.histogram(&HistogramSample { at: Timestamp::from_millis(1500), histogram }))
+        };
+        let exponential = Parts {
+            zero_threshold: 0.5,
+            zero_count: 1.0,
+            count: 7.5,
+            sum: f64::NAN,
+            positive: [(1, 2.0), (2, 0.0), (3, 2.5)].into_iter().collect(),
+            negative: [(1, 2.0)].into_iter().collect(),
+            ..Parts::default()
+        };
+        assert_eq!(
+            histogram(exponential),
+            concat!(
+                r#"[1.500,{"count":"7.5","sum":"NaN","buckets":[[1,"-2","-1","2"],"#,
+                r#"[3,"-0.5","0.5","1"],[0,"1","2","2"],[0,"4","8","2.5"]]}]"#
+            )
+        );
+        let custom = Parts {
+            schema: Schema::Custom([1.0].into()),
+            count: 2.0,
+            positive: [(0, 1.0), (1, 1.0)].into_iter().collect(),
+            ..Parts::default()
+        };
+        assert_eq!(
+            histogram(custom),
+            r#"[1.500,{"count":"2","sum":"0","buckets":[[3,"-Inf","1","1"],[0,"1","+Inf","1"]]}]"#
+        );
+        assert_eq!(histogram(Parts::default()), r#"[1.500,{"count":"0","sum":"0"}]"#);
     }
 
     #[test]
