@@ -224,11 +224,11 @@ fn matrix(random: &mut Random, depth: usize, out: &mut String) {
         let steps = [":1m", ":", ":30s", ":7s"];
         let range = random.pick(&ranges[..7]).unwrap_or(&"5m");
         let step = random.pick(&steps).unwrap_or(&":");
-        out.push_str(&format!(")[{range}{step}]"));
+        out.extend([")[", range, step, "]"]);
     } else {
         selector(random, out);
         let range = random.pick(&ranges).unwrap_or(&"5m");
-        out.push_str(&format!("[{range}]"));
+        out.extend(["[", range, "]"]);
         if random.once_in(8) {
             out.push_str(random.pick(&[" anchored", " smoothed"]).unwrap_or(&""));
         }
@@ -307,7 +307,7 @@ fn binary(random: &mut Random, depth: usize, out: &mut String) {
     let set = matches!(*operator, "and" | "or" | "unless");
     out.push('(');
     side(random, out, !set);
-    out.push_str(&format!(" {operator} "));
+    out.extend([" ", operator, " "]);
     if random.once_in(2) {
         out.push_str(
             random
