@@ -35,7 +35,7 @@ pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/-/healthy", get(async || "Tributary collector is healthy.\n"))
         .route("/-/ready", get(ready))
-        .route("/-/reload", post(reload).put(reload))
+        .route("/-/reload", post(reload).put(reload).fallback(only_post))
         .route("/metrics", get(own_metrics))
         .with_state(admin)
 }
@@ -65,6 +65,11 @@ async fn reload(State(admin): State<Admin>) -> Response {
         }
         Err(_) => stopping.into_response(),
     }
+}
+
+/// Prometheus' words.
+async fn only_post() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, "Only POST or PUT requests allowed").into_response()
 }
 
 async fn own_metrics(State(admin): State<Admin>) -> Response {

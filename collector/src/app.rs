@@ -20,7 +20,7 @@ use tributary_store::Store;
 
 use self::certificates::Certificates;
 use self::files::{Files, StartError};
-use self::settings::{notify_settings, policies, queries, rule_settings, runtime};
+use self::settings::{notify_settings, policies, push, queries, rule_settings, runtime};
 use self::stage::{Signals, Stage, Wish};
 use self::storage::Opened;
 use crate::admin::{self, Admin, ReloadRequest};
@@ -154,6 +154,8 @@ impl Running {
             queries,
             facts: Arc::new(facts),
             cluster_label: config.cluster_label.as_str().into(),
+            local_cluster: config.local_cluster.as_str().into(),
+            push: push(&config, &store, ingest.policies(), started),
             clock: || SystemTime::now().into(),
         };
         let pages = admin::router(admin).merge(api::router(api));

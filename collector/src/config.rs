@@ -108,6 +108,9 @@ pub struct Web {
     pub listen: SocketAddr,
     /// A file in Prometheus' web-config format: TLS and basic auth.
     pub config_file: Option<PathBuf>,
+    /// Whether pushers may write to the local cluster: those with a password, or all on this machine if only it can
+    /// reach the port.
+    pub remote_write_receiver: bool,
 }
 
 /// One entry of `rules:`
@@ -219,6 +222,10 @@ impl Config {
             ("dial", self.dial == newer.dial),
             ("web.listen", self.web.listen == newer.web.listen),
             ("web.config_file", self.web.config_file == newer.web.config_file),
+            (
+                "web.remote_write_receiver",
+                self.web.remote_write_receiver == newer.web.remote_write_receiver,
+            ),
             ("scrape", self.scrape == newer.scrape),
             (
                 "alerting.config_file",

@@ -1,7 +1,10 @@
 //! What rules, scrapes and notifications ask of the collector, carried out by the store and the queries.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
@@ -11,6 +14,8 @@ use tributary_model::series::Metadata;
 use tributary_promql::ast::Expr;
 use tributary_store::Store;
 
+use crate::api::remote::write::{Outcome, Pushed, Sink};
+use crate::ingest::policy::{Policies, stamp};
 use crate::local::Writer;
 use crate::notify::{Alert, StateError, StateStore};
 use crate::query::{Answer, Queries, QueryError};
@@ -83,15 +88,68 @@ impl scrape::Sink for Host {
         metadata: Vec<Metadata>,
     ) -> Result<(), String> {
         let local = self.local_cluster.as_str();
-        let stamp = |(labels, sample): (Labels, Sample)| {
-            (
-                crate::ingest::policy::stamp(&labels, &self.cluster_label, &self.local_cluster),
-                sample,
-            )
+        let stamped = |(labels, sample): (Labels, Sample)| {
+            (stamp(&labels, &self.cluster_label, &self.local_cluster), sample)
         };
-        let stamped = samples.into_iter().map(stamp).collect();
+        let stamped = samples.into_iter().map(stamped).collect();
         let written = self.writer.write(stamped, metadata).await;
         written.map(|_| ()).map_err(|e| format!("cluster {local}: {e}"))
+    }
+}
+
+/// The way into the store for what is pushed to the HTTP port: stamped with the local cluster, within its limits.
+pub struct PushHost {
+    /// Knows which series there are.
+    pub store: Store,
+    /// Writes into a stream of its own.
+    pub writer: Writer,
+    /// The label that holds a series' cluster.
+    pub cluster_label: String,
+    /// The collector's own name in that label.
+    pub cluster: ClusterName,
+    /// Limits by cluster.
+    pub policies: Arc<ArcSwap<Policies>>,
+}
+
+impl PushHost {
+    async fn write(
+        &self,
+        samples: Vec<(Labels, Sample)>,
+        metadata: Vec<Metadata>,
+    ) -> Result<Outcome, String> {
+        let policy = self.policies.load().of(&self.cluster);
+        let mut left = policy.max_series.saturating_sub(self.store.series_count(&self.cluster));
+        let mut new: HashSet<Labels> = HashSet::new();
+        let mut taken = Vec::with_capacity(samples.len());
+        let mut over_limits = 0;
+        for (labels, sample) in samples {
+            let labels = stamp(&labels, &self.cluster_label, &self.cluster);
+            let fits = policy.check_shape(&labels).is_ok()
+                && (new.contains(&labels)
+                    || self.store.find(&self.cluster, &labels).is_some()
+                    || {
+                        let room = left > 0;
+                        if room {
+                            left -= 1;
+                            new.insert(labels.clone());
+                        }
+                        room
+                    });
+            if fits {
+                taken.push((labels, sample));
+            } else {
+                over_limits += 1;
+            }
+        }
+        let written = self.writer.write(taken, metadata).await;
+        let accepted = written.map_err(|e| e.to_string())?;
+        Ok(Outcome { accepted, over_limits })
+    }
+}
+
+impl Sink for PushHost {
+    fn push(&self, samples: Vec<(Labels, Sample)>, metadata: Vec<Metadata>) -> Pushed<'_> {
+        Box::pin(self.write(samples, metadata))
     }
 }
 

@@ -17,6 +17,9 @@ use crate::ingest::replay::Envelope;
 /// The instance of the collector's own stream.
 pub(crate) const INSTANCE: &str = "collector";
 
+/// The instance of the stream of what is pushed to the HTTP port.
+const PUSHED: &str = "pushed";
+
 /// A segment is followed by a new one after this time or these bytes, whichever comes first: what a replay has to
 /// read again stays small.
 const SEGMENT_AGE: Duration = Duration::from_secs(600);
@@ -68,10 +71,24 @@ pub(crate) enum Error {
 impl Writer {
     /// A writer for the local cluster. Every start has an epoch of its own, so nothing of an earlier one is continued.
     pub(crate) fn new(store: Store, local_cluster: ClusterName, started: SystemTime) -> Self {
+        Self::of_instance(INSTANCE, store, local_cluster, started)
+    }
+
+    /// A writer of what others pushed: a stream of its own, whose times say nothing about the collector's.
+    pub(crate) fn of_pushed(store: Store, local_cluster: ClusterName, started: SystemTime) -> Self {
+        Self::of_instance(PUSHED, store, local_cluster, started)
+    }
+
+    fn of_instance(
+        instance: &str,
+        store: Store,
+        local_cluster: ClusterName,
+        started: SystemTime,
+    ) -> Self {
         let since_epoch = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let epoch = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
         let stream = Stream { epoch, seq: 0, segment: 0, current: None };
-        let key = StreamKey { cluster: local_cluster, instance: INSTANCE.to_owned() };
+        let key = StreamKey { cluster: local_cluster, instance: instance.to_owned() };
         Self { store, key, stream: Arc::new(Mutex::new(stream)) }
     }
 

@@ -218,6 +218,15 @@ pub struct Job {
     pub features: Features,
 }
 
+/// Takes one series with its samples; false if no more are wanted.
+pub type Take<'a> = &'a mut dyn FnMut(&Labels, &[Sample]) -> bool;
+
+/// Takes series one after the other.
+pub trait Taker: Send + 'static {
+    /// Takes one series with its samples; false if no more are wanted.
+    fn take(&mut self, labels: &Labels, samples: &[Sample]) -> bool;
+}
+
 /// What evaluates and looks up, on the thread it is called on.
 pub trait Engine: Send + Sync + 'static {
     /// Evaluates an expression; asks `watch` often whether to stop.
@@ -230,6 +239,8 @@ pub trait Engine: Send + Sync + 'static {
     fn label_values(&self, name: &str, look: &Look) -> Result<Vec<String>, QueryError>;
     /// The newest sample of each series, by label set; series that are stale at the end are left out.
     fn latest(&self, look: &Look) -> Result<Vec<(Labels, Sample)>, QueryError>;
+    /// Every sample of each series, by label set, staleness markers too; ends early when `take` returns false.
+    fn samples(&self, look: &Look, take: Take<'_>, watch: &Watch) -> Result<(), QueryError>;
     /// What is known of the metrics, with the cluster that says so.
     fn metadata(&self) -> Result<Vec<(String, Metadata)>, QueryError>;
     /// The intervals that are known to be missing.
@@ -333,6 +344,16 @@ impl Queries {
     /// The newest sample of each series that satisfies `look`.
     pub async fn latest(&self, look: Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
         self.look_up(move |engine| engine.latest(&look)).await
+    }
+
+    /// Hands every sample of the series that satisfy `look` to `taker`, series by series, and gives it back.
+    pub async fn samples<T: Taker>(&self, look: Look, mut taker: T) -> Result<T, QueryError> {
+        let work = move |engine: &dyn Engine, watch: &Watch| {
+            engine.samples(&look, &mut |labels, samples| taker.take(labels, samples), watch)?;
+            Ok(taker)
+        };
+        let taken = self.run(&self.0.lookups, self.0.bounds.timeout, work).await;
+        taken.map(|(taker, _)| taker)
     }
 
     /// What is known of the metrics, with the cluster that says so.
@@ -510,6 +531,10 @@ mod tests {
 
         fn latest(&self, _: &Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
             Ok(vec![])
+        }
+
+        fn samples(&self, _: &Look, _: Take<'_>, _: &Watch) -> Result<(), QueryError> {
+            Ok(())
         }
 
         fn metadata(&self) -> Result<Vec<(String, Metadata)>, QueryError> {

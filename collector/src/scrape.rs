@@ -251,6 +251,8 @@ impl Target {
                 ("__address__", self.uri.authority().map_or("", |a| a.as_str())),
                 ("__metrics_path__", self.uri.path()),
                 ("__scheme__", self.uri.scheme_str().unwrap_or("http")),
+                ("__scrape_interval__", &duration::format(self.job.interval)),
+                ("__scrape_timeout__", &duration::format(self.job.timeout)),
                 ("job", self.job.name.as_str()),
             ])
             .unwrap_or_default(),

@@ -71,7 +71,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["tributary-certs"]),
     ("serde-saphyr", &["tributary-collector", "tributary-model"]),
     ("sled", &["tributary-store"]),
-    ("snap", &["tributary-agent", "tributary-tests"]),
+    ("snap", &["tributary-agent", "tributary-collector", "tributary-tests"]),
     ("tokio-rustls", &["tributary-certs"]),
     ("tonic", &["tributary-agent", "tributary-collector", "tributary-proto"]),
     ("x509-parser", &["tributary-certs"]),

@@ -110,7 +110,7 @@ impl Guard {
     async fn check(&self, headers: &HeaderMap, from: Option<IpAddr>) -> Verdict {
         let access = self.access.load_full();
         if access.users.is_empty() {
-            return Verdict::Welcome;
+            return Verdict::Open;
         }
         let Some((user, password)) = headers.get(header::AUTHORIZATION).and_then(credentials)
         else {
@@ -150,12 +150,20 @@ impl Guard {
     }
 }
 
+/// Whoever sent the request has shown a password; an extension of such requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Known;
+
 /// Lets a request through, or answers it.
-pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     let from = request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip());
     let verdict = guard.check(request.headers(), from).await;
     let mut response = match verdict {
-        Verdict::Welcome => next.run(request).await,
+        Verdict::Open => next.run(request).await,
+        Verdict::Welcome => {
+            request.extensions_mut().insert(Known);
+            next.run(request).await
+        }
         Verdict::Unauthorized => {
             guard.refused.get_or_create(&Refusal { reason: "unauthorized" }).inc();
             let mut response = plain(StatusCode::UNAUTHORIZED, "Unauthorized\n");
@@ -179,6 +187,9 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
+    /// Everybody is let in.
+    Open,
+    /// The password is right.
     Welcome,
     Unauthorized,
     TooMany,
@@ -274,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_listed_users_come_in() {
-        assert_eq!(guard(&[]).check(&HeaderMap::new(), ADDRESS).await, Verdict::Welcome);
+        assert_eq!(guard(&[]).check(&HeaderMap::new(), ADDRESS).await, Verdict::Open);
         let guard = guard(&[("alice", "secret")]);
         for (headers, verdict) in [
             (HeaderMap::new(), Verdict::Unauthorized),

@@ -34,6 +34,8 @@ pub enum ErrorType {
     Internal,
     /// There is no such thing.
     NotFound,
+    /// It is switched off.
+    Unavailable,
 }
 
 impl ErrorType {
@@ -45,6 +47,7 @@ impl ErrorType {
             Self::Timeout => "timeout",
             Self::Internal => "internal",
             Self::NotFound => "not_found",
+            Self::Unavailable => "unavailable",
         }
     }
 
@@ -55,7 +58,7 @@ impl ErrorType {
             // nginx' "client closed request", which Prometheus uses too.
             Self::Canceled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal | Self::Unavailable => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotFound => StatusCode::NOT_FOUND,
         }
     }

@@ -11,12 +11,16 @@ pub mod http_client;
 pub mod json;
 pub mod params;
 pub mod query;
+pub mod remote;
 pub mod rules;
 pub mod series;
 pub mod serve;
 pub mod status;
+pub mod targets;
 #[cfg(test)]
 mod tests;
+pub mod tree;
+pub mod tsdb;
 pub mod view;
 pub mod web_file;
 
@@ -26,7 +30,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use http::StatusCode;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
@@ -37,6 +41,7 @@ use tributary_model::sample::Timestamp;
 
 use envelope::{ApiError, ErrorType, plain};
 use params::PathParams;
+use remote::write::Push;
 use view::{Facts, Rule};
 
 use crate::query::Queries;
@@ -53,6 +58,10 @@ pub struct Api {
     pub facts: Arc<dyn Facts>,
     /// The label that names the cluster.
     pub cluster_label: Arc<str>,
+    /// The collector's own name in it.
+    pub local_cluster: Arc<str>,
+    /// Where pushed samples go; nothing if none are taken.
+    pub push: Option<Push>,
     /// What time it is.
     pub clock: fn() -> Timestamp,
 }
@@ -66,7 +75,7 @@ impl Api {
 /// Every page of the API. Health, reload and metrics are the caller's to add.
 pub fn router(api: Api) -> Router {
     let paths = Router::new()
-        .nest("/api/v1", v1())
+        .nest("/api/v1", v1().route("/write", post(remote::write::write)))
         .nest("/cluster/{cluster}/api/v1", v1())
         .route("/federate", get(federate::federate))
         // Before the layer, which would not see it otherwise.
@@ -90,20 +99,36 @@ fn v1() -> Router<Api> {
         .route("/query_range", both(query::range))
         .route("/query_exemplars", both(query::exemplars))
         .route("/format_query", both(query::formatted))
+        .route("/parse_query", both(tree::parsed))
         .route("/labels", both(series::names))
-        .route("/label/{name}/values", both(series::values))
+        // Prometheus has no POST here, and clients know.
+        .route("/label/{name}/values", get(series::values))
         .route("/series", both(series::series))
         .route("/metadata", both(series::metadata))
+        .route("/read", post(remote::read::read))
         .route("/rules", both(rules::rules))
         .route("/alerts", both(rules::alerts))
-        .route("/targets", both(status::targets))
-        .route("/scrape_pools", both(status::scrape_pools))
+        .route("/targets", both(targets::targets))
+        .route("/scrape_pools", both(targets::pools))
+        .route("/targets/metadata", both(targets::metadata))
         .route("/alertmanagers", both(status::alertmanagers))
         .route("/notifications", both(status::notifications))
         .route("/status/buildinfo", both(status::build_info))
         .route("/status/runtimeinfo", both(status::runtime_info))
         .route("/status/flags", both(status::flags))
         .route("/status/config", both(status::config))
+        .route("/status/tsdb", both(tsdb::status))
+        .route("/status/tsdb/blocks", both(status::blocks))
+        .route("/status/walreplay", both(status::wal_replay))
+        .route(
+            "/admin/tsdb/delete_series",
+            post(status::admin_disabled).put(status::admin_disabled),
+        )
+        .route(
+            "/admin/tsdb/clean_tombstones",
+            post(status::admin_disabled).put(status::admin_disabled),
+        )
+        .route("/admin/tsdb/snapshot", post(status::admin_disabled).put(status::admin_disabled))
         .route("/tributary/clusters", both(status::clusters))
         .route("/tributary/gaps", both(status::gaps))
 }

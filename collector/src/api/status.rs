@@ -1,4 +1,4 @@
-//! What the collector says of itself: build, run time, flags, configuration, targets, clusters, gaps, the front page.
+//! What the collector says of itself: build, run time, flags, configuration, clusters, gaps, the front page.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tributary_model::duration;
+use tributary_promql::feature::Features;
 
-use super::envelope::{ApiError, Notes, plain, success, success_value};
-use super::params::Params;
-use super::view::{Target, rfc3339};
+use super::envelope::{ApiError, ErrorType, Notes, plain, success, success_value};
+use super::view::rfc3339;
 use super::{Api, Scope};
 use crate::query::Gap;
 
@@ -103,48 +103,32 @@ struct RuntimeInfo {
 pub async fn flags(State(api): State<Api>) -> Response {
     let bounds = api.queries.bounds();
     success_value(&BTreeMap::from([
+        ("agent", "false".to_owned()),
+        ("enable-feature", enabled(bounds.features)),
         ("query.lookback-delta", duration::format(bounds.lookback)),
         ("query.max-concurrency", bounds.max_concurrency.to_string()),
         ("query.max-samples", bounds.max_samples.to_string()),
         ("query.timeout", duration::format(bounds.timeout)),
         ("storage.tsdb.retention.time", duration::format(api.facts.runtime().retention)),
+        ("web.cors.origin", ".*".to_owned()),
+        ("web.enable-admin-api", "false".to_owned()),
+        ("web.enable-lifecycle", "true".to_owned()),
+        ("web.enable-remote-write-receiver", api.push.is_some().to_string()),
     ]))
+}
+
+/// The names of the features that are on.
+fn enabled(features: Features) -> String {
+    let on = |name: &&str| {
+        let mut with = features;
+        with.enable(name) && with == features
+    };
+    Features::NAMES.into_iter().filter(on).collect::<Vec<_>>().join(",")
 }
 
 /// `status/config`: the configuration in force.
 pub async fn config(State(api): State<Api>) -> Response {
     success_value(&BTreeMap::from([("yaml", api.facts.config())]))
-}
-
-/// `targets`: what the collector scrapes itself. Agents' targets are theirs.
-pub async fn targets(State(api): State<Api>, scope: Scope, params: Params) -> Response {
-    let active = !params.text("state").eq_ignore_ascii_case("dropped");
-    let pool = params.text("scrapePool");
-    let mut targets = if active { api.facts.targets() } else { Vec::new() };
-    targets.retain(|target| pool.is_empty() || target.scrape_pool == pool);
-    targets.retain(|target| scope.sees(&target.labels));
-    success_value(&Targets {
-        active_targets: targets,
-        dropped_targets: Vec::new(),
-        dropped_target_counts: BTreeMap::new(),
-    })
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-#[expect(clippy::struct_field_names, reason = "the names of the API")]
-struct Targets {
-    active_targets: Vec<Target>,
-    dropped_targets: Vec<()>,
-    dropped_target_counts: BTreeMap<String, u64>,
-}
-
-/// `scrape_pools`: the jobs of `targets`.
-pub async fn scrape_pools(State(api): State<Api>) -> Response {
-    let mut pools: Vec<String> = api.facts.targets().into_iter().map(|t| t.scrape_pool).collect();
-    pools.sort();
-    pools.dedup();
-    success_value(&BTreeMap::from([("scrapePools", pools)]))
 }
 
 /// `notifications`: none; they are messages of Prometheus' own pages.
@@ -159,6 +143,25 @@ pub async fn alertmanagers() -> Response {
     success(&Notes::default(), |json| {
         json.raw(r#"{"activeAlertmanagers":[],"droppedAlertmanagers":[]}"#);
     })
+}
+
+/// `status/walreplay`: the journal was read back before this port was opened.
+pub async fn wal_replay() -> Response {
+    success(&Notes::default(), |json| {
+        json.raw(r#"{"min":0,"max":0,"current":0}"#);
+    })
+}
+
+/// `status/tsdb/blocks`: none; samples are kept in another form.
+pub async fn blocks() -> Response {
+    success(&Notes::default(), |json| {
+        json.raw(r#"{"blocks":[]}"#);
+    })
+}
+
+/// `admin/tsdb/…`: nothing that was accepted can be deleted, and there are no blocks to copy.
+pub async fn admin_disabled() -> ApiError {
+    ApiError { kind: ErrorType::Unavailable, text: "admin APIs disabled".to_owned() }
 }
 
 /// `tributary/clusters`: who sends, since when, how much, and how far behind.

@@ -1,13 +1,18 @@
 //! The configuration as each part wants it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use tributary_model::sample::Timestamp;
 use tributary_store::Store;
 
+use crate::api::remote::write::Push;
 use crate::api::view;
 use crate::config::Config;
+use crate::host::PushHost;
 use crate::ingest::policy::Policies;
+use crate::local::Writer;
 use crate::query::store::StoreEngine;
 use crate::query::{Bounds, Queries};
 use crate::{notify, rules};
@@ -21,6 +26,25 @@ pub(super) fn queries(config: &Config, store: &Store) -> Queries {
         features: config.query.features,
     };
     Queries::new(StoreEngine(store.clone()), bounds)
+}
+
+/// Where pushed samples go, if the configuration lets anybody push.
+pub(super) fn push(
+    config: &Config,
+    store: &Store,
+    policies: Arc<ArcSwap<Policies>>,
+    started: SystemTime,
+) -> Option<Push> {
+    let cluster = config.local_cluster.clone();
+    let sink = PushHost {
+        store: store.clone(),
+        writer: Writer::of_pushed(store.clone(), cluster.clone(), started),
+        cluster_label: config.cluster_label.clone(),
+        cluster,
+        policies,
+    };
+    let open = config.web.listen.ip().is_loopback();
+    config.web.remote_write_receiver.then(|| Push { sink: Arc::new(sink), open })
 }
 
 pub(super) fn runtime(config: &Config, started: Timestamp) -> view::Runtime {

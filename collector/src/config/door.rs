@@ -70,6 +70,7 @@ impl Door {
             web: Web {
                 listen: self.address("web.listen", &raw.web.listen)?,
                 config_file: raw.web.config_file.map(|path| self.path(path)),
+                remote_write_receiver: raw.web.remote_write_receiver,
             },
             rules: raw.rules.into_iter().map(|rules| self.rule_files(rules)).collect(),
             scrape: self.jobs(&raw.scrape)?,

@@ -83,6 +83,7 @@ pub(super) struct RawPolicy {
 pub(super) struct RawWeb {
     pub(super) listen: String,
     pub(super) config_file: Option<PathBuf>,
+    pub(super) remote_write_receiver: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -163,7 +164,7 @@ impl Default for RawAlerting {
 
 impl Default for RawWeb {
     fn default() -> Self {
-        Self { listen: "0.0.0.0:9390".into(), config_file: None }
+        Self { listen: "0.0.0.0:9390".into(), config_file: None, remote_write_receiver: false }
     }
 }
 

@@ -10,7 +10,7 @@ use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError
 use tributary_store::{SelectedSeries, Store};
 
 use super::engine::evaluate;
-use super::{Answer, Engine, Gap, Job, Look, QueryError, Watch};
+use super::{Answer, Engine, Gap, Job, Look, QueryError, Take, Watch};
 
 /// Evaluates over a store.
 #[derive(Clone)]
@@ -76,6 +76,25 @@ impl Engine for StoreEngine {
             }
         }
         Ok(newest.into_iter().filter(|(_, sample)| !is_stale(sample.value)).collect())
+    }
+
+    fn samples(&self, look: &Look, take: Take<'_>, watch: &Watch) -> Result<(), QueryError> {
+        let mut samples = Vec::new();
+        for set in look.sets() {
+            let mut found = self.0.select(&set, look.from, look.to).map_err(failed)?;
+            found.sort_by(|a, b| a.labels.cmp(&b.labels));
+            for series in found {
+                if let Some(why) = watch.interrupted() {
+                    return Err(why);
+                }
+                samples.clear();
+                series.read(look.from, look.to, &mut samples).map_err(failed)?;
+                if !samples.is_empty() && !take(&series.labels, &samples) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn metadata(&self) -> Result<Vec<(String, Metadata)>, QueryError> {

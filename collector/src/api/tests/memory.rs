@@ -9,7 +9,7 @@ use tributary_model::series::{Metadata, MetricType};
 use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError};
 
 use super::NOW;
-use crate::query::{Answer, Engine, Gap, Job, Look, QueryError, Watch, engine};
+use crate::query::{Answer, Engine, Gap, Job, Look, QueryError, Take, Watch, engine};
 
 /// Series in memory.
 pub struct Memory(Vec<(Labels, Vec<Sample>)>);
@@ -91,6 +91,17 @@ impl Engine for Memory {
 
     fn latest(&self, look: &Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
         Ok(self.found(look).map(|(l, s)| (l.clone(), *s.last().unwrap())).collect())
+    }
+
+    fn samples(&self, look: &Look, take: Take<'_>, _: &Watch) -> Result<(), QueryError> {
+        for (labels, samples) in self.found(look) {
+            let inside = |sample: &&Sample| sample.at >= look.from && sample.at <= look.to;
+            let samples: Vec<Sample> = samples.iter().filter(inside).copied().collect();
+            if !samples.is_empty() && !take(labels, &samples) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn metadata(&self) -> Result<Vec<(String, Metadata)>, QueryError> {

@@ -120,6 +120,8 @@ fn api() -> Router {
         queries: Queries::new(Memory::new(), bounds),
         facts: Arc::new(Parts),
         cluster_label: "cluster".into(),
+        local_cluster: "local".into(),
+        push: None,
         clock: || NOW,
     })
 }
@@ -202,7 +204,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ("/api/v1/alertmanagers", r#"{"activeAlertmanagers":[],"droppedAlertmanagers":[]}"#),
     (
         "/api/v1/targets?state=active",
-        r#"{"activeTargets":[],"droppedTargets":[],"droppedTargetCounts":{}}"#,
+        r#"{"activeTargets":[],"droppedTargets":[],"droppedTargetCounts":null}"#,
     ),
     ("/api/v1/scrape_pools", r#"{"scrapePools":[]}"#),
     ("/api/v1/status/config", r#"{"yaml":"cluster_label: cluster\n"}"#),
@@ -361,7 +363,7 @@ async fn everything_takes_posted_forms_and_the_body_wins() {
     assert_eq!(post("/api/v1/query", "query=1%2B1&time=4").await, (200, scalar(r#"[4,"2"]"#)));
     let both = post("/api/v1/query?query=2&time=5", "query=1&time=1").await;
     assert_eq!(both, (200, scalar(r#"[1,"1"]"#)));
-    for path in ["status/buildinfo", "label/job/values", "metadata", "rules", "alerts"] {
+    for path in ["status/buildinfo", "labels", "metadata", "rules", "alerts"] {
         assert_eq!(post(&format!("/api/v1/{path}"), "").await.0, 200, "{path}");
     }
     let huge = "query=".to_owned() + &"1".repeat(super::MAX_BODY_BYTES);
