@@ -57,6 +57,9 @@ enum Action {
     /// Check files without running anything. Exit code 1 if one is wrong.
     #[command(subcommand)]
     Check(check::CheckAction),
+    /// Run tests.
+    #[command(subcommand)]
+    Test(TestAction),
     /// Look at rule files.
     #[command(subcommand)]
     Rules(RulesAction),
@@ -77,6 +80,12 @@ enum Action {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum TestAction {
+    /// Run rules on made-up series, in the file format of `promtool test rules`.
+    Rules(rules::unit::TestArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -124,6 +133,12 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
         }
         Action::Demo(args) => demo::command(args).await,
         Action::Check(action) => check::command(action),
+        Action::Test(TestAction::Rules(args)) => {
+            let output =
+                rules::unit::Output { out: &mut std::io::stdout(), err: &mut std::io::stderr() };
+            let passed = rules::unit::command(&args, output).await?;
+            Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(CHECK_FAILED) })
+        }
         Action::Rules(RulesAction::Scope(args)) => {
             rules::command::scope(&args, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)

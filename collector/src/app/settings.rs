@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use tributary_model::label::Labels;
 use tributary_model::sample::Timestamp;
 use tributary_store::Store;
 
@@ -66,6 +67,7 @@ pub(super) fn rule_settings(config: &Config) -> rules::Settings {
         cluster_label: config.cluster_label.clone(),
         local_cluster: config.local_cluster.clone(),
         external_url: config.alerting.external_url.clone(),
+        external_labels: Labels::empty(),
         builtin: config.alerting.builtin,
         features: config.query.features,
     }

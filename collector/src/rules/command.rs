@@ -94,6 +94,9 @@ pub enum CommandError {
     /// There is no such feature.
     #[error("\"{0}\" is not a feature of the language; there are {names}", names = Features::NAMES.join(", "))]
     Feature(String),
+    /// A pattern for names of tests cannot be read.
+    #[error("--run: {0}")]
+    Run(String),
     /// The result cannot be written.
     #[error("writing the result: {0}")]
     Write(#[from] std::io::Error),

@@ -89,7 +89,7 @@ pub(super) fn read(path: &Path) -> Result<String, RulesError> {
 }
 
 /// The files that a path with `*` and `?` in its last part stands for, sorted.
-fn expand(pattern: &Path) -> Result<Vec<PathBuf>, RulesError> {
+pub(super) fn expand(pattern: &Path) -> Result<Vec<PathBuf>, RulesError> {
     let name = pattern.file_name().and_then(|name| name.to_str()).unwrap_or("");
     if !name.contains(['*', '?']) {
         return Ok(vec![pattern.to_owned()]);

@@ -91,6 +91,7 @@ pub(super) fn settings() -> Settings {
         cluster_label: "cluster".into(),
         local_cluster: "local".parse().unwrap(),
         external_url: "http://t.example.org".into(),
+        external_labels: Labels::empty(),
         builtin: false,
         features: Features::default(),
     }

@@ -271,6 +271,7 @@ impl<'a, H: Host> Scene<'a, H> {
                 value,
                 now: self.now,
                 external_url: &self.context.settings.external_url,
+                external_labels: &self.context.settings.external_labels,
             };
             let mut texts = BTreeMap::new();
             for (name, text) in annotations {

@@ -12,6 +12,7 @@ pub mod metrics;
 mod place;
 pub mod status;
 pub mod template;
+pub mod unit;
 
 use std::future::Future;
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub struct Settings {
     pub local_cluster: ClusterName,
     /// The collector's address in links and templates.
     pub external_url: String,
+    /// What templates know as `$externalLabels`.
+    pub external_labels: Labels,
     /// What expressions may use beyond the stable language.
     pub features: Features,
     /// Whether the built-in alerts are evaluated, too.

@@ -49,6 +49,8 @@ pub struct Data<'a> {
     pub now: Timestamp,
     /// The collector's address.
     pub external_url: &'a str,
+    /// What `$externalLabels` has.
+    pub external_labels: &'a Labels,
 }
 
 /// Results of queries by their text; an error is the query's.
@@ -111,17 +113,17 @@ fn execute(
     wanted: &Wanted,
 ) -> Result<String, TemplateError> {
     let parsed = parse(text)?;
-    let mut labels: BTreeMap<Arc<str>, Value> = parsed
-        .names
-        .labels
-        .iter()
-        // A label that is not there is the empty text.
-        .map(|name| (Arc::from(name.as_str()), Value::String("".into())))
-        .collect();
-    labels.extend(data.labels.iter().map(|l| (l.name.clone(), Value::String(l.value.clone()))));
+    // A label that is not there is the empty text.
+    let map = |labels: &Labels| -> Value {
+        let missing = parsed.names.labels.iter();
+        let mut map: BTreeMap<Arc<str>, Value> =
+            missing.map(|name| (Arc::from(name.as_str()), Value::String("".into()))).collect();
+        map.extend(labels.iter().map(|l| (l.name.clone(), Value::String(l.value.clone()))));
+        Value::Map(Arc::new(map))
+    };
     let root = BTreeMap::from([
-        (Arc::from("Labels"), Value::Map(Arc::new(labels))),
-        (Arc::from("ExternalLabels"), Value::Map(Arc::default())),
+        (Arc::from("Labels"), map(data.labels)),
+        (Arc::from("ExternalLabels"), map(data.external_labels)),
         (Arc::from("ExternalURL"), Value::String(data.external_url.into())),
         (Arc::from("Value"), Value::Float(data.value)),
     ]);
@@ -238,6 +240,7 @@ mod tests {
             value,
             now: Timestamp::from_millis(1_700_000_000_500),
             external_url: "http://t.example.org/x",
+            external_labels: &Labels::from_pairs([("region", "eu")]).unwrap(),
         };
         let series = |name: &str, value| (Labels::from_pairs([("instance", name)]).unwrap(), value);
         let results = Results::from([

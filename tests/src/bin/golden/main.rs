@@ -5,8 +5,9 @@ mod replay;
 mod shape;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Parser;
 use serde_json::Value;
 
@@ -34,10 +35,14 @@ struct Arguments {
 const KNOWN: &[(&str, &str)] = &[
     ("root", "the collector has a page there, which clients take for a sign of life"),
     ("quit-get", "the collector cannot be ended over HTTP, so there is no such page"),
+    ("write-disabled", "the receiver is on, or the text names the collector's own key"),
 ];
 
+/// Where the OpenAPI document does not allow what a Prometheus answers, either.
+const LOOSE: &[&str] = &["string", "targets"];
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
@@ -70,6 +75,9 @@ async fn main() -> anyhow::Result<()> {
         match document.as_ref().and_then(|document| document.check(record, &answer)) {
             None => {}
             Some(Ok(())) => fit += 1,
+            Some(Err(_)) if LOOSE.contains(&name) && faults.is_empty() => {
+                println!("loose      {name}: as a Prometheus, but not as the OpenAPI document");
+            }
             Some(Err(why)) => {
                 unfit += 1;
                 println!("OPENAPI    {name}: {why}");
@@ -80,8 +88,5 @@ async fn main() -> anyhow::Result<()> {
     if document.is_some() {
         println!("{fit} fit the OpenAPI document, {unfit} do not");
     }
-    if different + unfit > 0 {
-        bail!("{different} differences, {unfit} answers that the OpenAPI document does not allow");
-    }
-    Ok(())
+    Ok(if different + unfit > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

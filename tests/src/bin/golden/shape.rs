@@ -3,8 +3,16 @@
 use serde_json::{Map, Value};
 
 /// Objects whose keys are data.
-const MAPS: &[&str] =
-    &["metric", "labels", "discoveredLabels", "annotations", "target", "status/flags", "metadata"];
+const MAPS: &[&str] = &[
+    "metric",
+    "labels",
+    "discoveredLabels",
+    "annotations",
+    "target",
+    "status/flags",
+    "metadata",
+    "series",
+];
 
 /// The first difference in shape; `place` names the value.
 pub fn difference(wanted: &Value, got: &Value, place: &str) -> Option<String> {
@@ -33,7 +41,7 @@ fn objects(
     place: &str,
 ) -> Option<String> {
     // The data of an answer is a map where the path is one of those.
-    let data = if key == "data" { place.trim_end_matches(".data") } else { key };
+    let data = place.trim_end_matches("[]").strip_suffix(".data").unwrap_or(key);
     if MAPS.contains(&data) && !wanted.contains_key("status") {
         let (wanted, got) = (wanted.values().next()?, got.values().next());
         let Some(got) = got else { return Some(format!("{place}: empty")) };
