@@ -27,7 +27,7 @@ use crate::admin::{self, Admin, ReloadRequest};
 use crate::api::serve::Port;
 use crate::api::{self, Api, view};
 use crate::config::Config;
-use crate::facts::AppFacts;
+use crate::facts::{AppFacts, Newest};
 use crate::host::Host;
 use crate::ingest::metrics::IngestMetrics;
 use crate::ingest::policy::Policies;
@@ -144,6 +144,7 @@ impl Running {
             scraper: scraper.shown(),
             runtime: Arc::clone(&runtime),
             config: config.shown(),
+            newest: Newest::default(),
         };
         let (reload, reloads) = mpsc::channel(RELOADS);
         let ready = Arc::new(AtomicBool::new(false));

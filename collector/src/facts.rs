@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tributary_model::label::Labels;
 use tributary_model::sample::Timestamp;
@@ -33,6 +33,32 @@ pub struct AppFacts {
     pub runtime: Arc<Mutex<view::Runtime>>,
     /// The configuration in force, without secrets.
     pub config: String,
+    /// Each cluster's newest sample, when that was last asked.
+    pub newest: Newest,
+}
+
+/// Each cluster's newest sample: every query asks, and counting takes time.
+#[derive(Debug, Default)]
+pub struct Newest(Mutex<Option<(Instant, Vec<(String, Timestamp)>)>>);
+
+/// For so long, what was found is found again.
+const NEWEST_STAYS: Duration = Duration::from_secs(1);
+
+impl Newest {
+    fn of(&self, store: &Store, now: Instant) -> Vec<(String, Timestamp)> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, newest)) = &*known
+            && now.saturating_duration_since(*at) < NEWEST_STAYS
+        {
+            return newest.clone();
+        }
+        let clusters = store.clusters().into_iter();
+        let newest: Vec<_> = clusters
+            .filter_map(|summary| Some((summary.cluster.to_string(), summary.newest?)))
+            .collect();
+        *known = Some((now, newest.clone()));
+        newest
+    }
 }
 
 impl Facts for AppFacts {
@@ -58,6 +84,10 @@ impl Facts for AppFacts {
         clusters.extend(agents.iter().map(|(name, agents)| cluster(name, None, agents, bundle)));
         clusters.sort_by(|a, b| a.name.cmp(&b.name));
         clusters
+    }
+
+    fn newest(&self) -> Vec<(String, Timestamp)> {
+        self.newest.of(&self.store, Instant::now())
     }
 
     fn targets(&self) -> Vec<view::Target> {

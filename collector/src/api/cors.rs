@@ -14,9 +14,6 @@ pub async fn cors(request: Request, next: Next) -> Response {
         next.run(request).await
     };
     let headers = response.headers_mut();
-    if let Some(allowed) = headers.get(header::ALLOW).and_then(in_go_style) {
-        headers.insert(header::ALLOW, allowed);
-    }
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -31,14 +28,4 @@ pub async fn cors(request: Request, next: Next) -> Response {
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date"));
     }
     response
-}
-
-/// The methods that a 405 names, as Prometheus' router writes them.
-fn in_go_style(allow: &HeaderValue) -> Option<HeaderValue> {
-    let mut methods: Vec<&str> =
-        allow.to_str().ok()?.split(',').map(str::trim).filter(|m| !m.is_empty()).collect();
-    methods.retain(|method| *method != "HEAD");
-    methods.push("OPTIONS");
-    methods.sort_unstable();
-    HeaderValue::from_str(&methods.join(", ")).ok()
 }

@@ -1,6 +1,7 @@
 //! The Prometheus HTTP API.
 
 pub mod auth;
+pub mod behind;
 pub mod client;
 pub mod clusters;
 pub mod command;
@@ -31,7 +32,7 @@ use axum::extract::{DefaultBodyLimit, FromRequestParts};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tributary_model::cluster::ClusterName;
@@ -75,11 +76,9 @@ impl Api {
 /// Every page of the API. Health, reload and metrics are the caller's to add.
 pub fn router(api: Api) -> Router {
     let paths = Router::new()
-        .nest("/api/v1", v1().route("/write", post(remote::write::write)))
+        .nest("/api/v1", v1().route("/write", only_post(remote::write::write)))
         .nest("/cluster/{cluster}/api/v1", v1())
-        .route("/federate", get(federate::federate))
-        // Before the layer, which would not see it otherwise.
-        .method_not_allowed_fallback(method_not_allowed)
+        .route("/federate", only_get(federate::federate))
         .layer(middleware::from_fn(cors::cors));
     Router::new()
         .route("/", get(status::front_page))
@@ -101,11 +100,10 @@ fn v1() -> Router<Api> {
         .route("/format_query", both(query::formatted))
         .route("/parse_query", both(tree::parsed))
         .route("/labels", both(series::names))
-        // Prometheus has no POST here, and clients know.
-        .route("/label/{name}/values", get(series::values))
+        .route("/label/{name}/values", only_get(series::values))
         .route("/series", both(series::series))
         .route("/metadata", both(series::metadata))
-        .route("/read", post(remote::read::read))
+        .route("/read", only_post(remote::read::read))
         .route("/rules", both(rules::rules))
         .route("/alerts", both(rules::alerts))
         .route("/targets", both(targets::targets))
@@ -120,15 +118,9 @@ fn v1() -> Router<Api> {
         .route("/status/tsdb", both(tsdb::status))
         .route("/status/tsdb/blocks", both(status::blocks))
         .route("/status/walreplay", both(status::wal_replay))
-        .route(
-            "/admin/tsdb/delete_series",
-            post(status::admin_disabled).put(status::admin_disabled),
-        )
-        .route(
-            "/admin/tsdb/clean_tombstones",
-            post(status::admin_disabled).put(status::admin_disabled),
-        )
-        .route("/admin/tsdb/snapshot", post(status::admin_disabled).put(status::admin_disabled))
+        .route("/admin/tsdb/delete_series", post_or_put(status::admin_disabled))
+        .route("/admin/tsdb/clean_tombstones", post_or_put(status::admin_disabled))
+        .route("/admin/tsdb/snapshot", post_or_put(status::admin_disabled))
         .route("/tributary/clusters", both(status::clusters))
         .route("/tributary/gaps", both(status::gaps))
 }
@@ -139,7 +131,41 @@ where
     H: axum::handler::Handler<T, Api>,
     T: 'static,
 {
-    get(handler.clone()).post(handler)
+    get(handler.clone()).post(handler).fallback(async || not_allowed("GET, OPTIONS, POST"))
+}
+
+/// GET alone: Prometheus has no POST here, and clients know.
+fn only_get<H, T>(handler: H) -> MethodRouter<Api>
+where
+    H: axum::handler::Handler<T, Api>,
+    T: 'static,
+{
+    get(handler).fallback(async || not_allowed("GET, OPTIONS"))
+}
+
+/// For messages.
+fn only_post<H, T>(handler: H) -> MethodRouter<Api>
+where
+    H: axum::handler::Handler<T, Api>,
+    T: 'static,
+{
+    post(handler).fallback(async || not_allowed("OPTIONS, POST"))
+}
+
+/// For what changes something.
+fn post_or_put<H, T>(handler: H) -> MethodRouter<Api>
+where
+    H: axum::handler::Handler<T, Api>,
+    T: 'static,
+{
+    post(handler.clone()).put(handler).fallback(async || not_allowed("OPTIONS, POST, PUT"))
+}
+
+/// A 405 with the methods that there are, as Prometheus writes them.
+fn not_allowed(methods: &'static str) -> Response {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
 }
 
 async fn not_found() -> Response {

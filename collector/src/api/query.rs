@@ -9,7 +9,7 @@ use tributary_model::sample::Timestamp;
 use super::envelope::{ApiError, Notes, TRUNCATED, success, success_stream};
 use super::json::Json;
 use super::params::Params;
-use super::{Api, Scope};
+use super::{Api, Scope, behind};
 use crate::query::text::format;
 use crate::query::{Answer, Call, Cost, Point, Row, Value, When};
 
@@ -25,7 +25,9 @@ pub async fn instant(
     let limit = params.limit()?;
     let at = params.time_or("time", api.now())?;
     let call = call(&scope, &params)?;
-    let answer = api.queries.instant(params.text("query"), at, call).await?;
+    let text = params.text("query");
+    let mut answer = api.queries.instant(text, at, call).await?;
+    warn(&mut answer, behind::warnings(&api, &scope, text, at).await?);
     Ok(written(answer, limit, !params.text("stats").is_empty()))
 }
 
@@ -38,7 +40,11 @@ pub async fn range(
     let limit = params.limit()?;
     let when = times(&params)?;
     let call = call(&scope, &params)?;
-    let answer = api.queries.range(params.text("query"), when, call).await?;
+    let text = params.text("query");
+    let mut answer = api.queries.range(text, when, call).await?;
+    if let When::Range { end, .. } = when {
+        warn(&mut answer, behind::warnings(&api, &scope, text, end).await?);
+    }
     Ok(written(answer, limit, !params.text("stats").is_empty()))
 }
 
@@ -62,6 +68,12 @@ pub async fn formatted(State(api): State<Api>, params: Params) -> Result<Respons
     Ok(success(&Notes::default(), |json| {
         json.text(&text);
     }))
+}
+
+/// These come first: what comes last may be cut off.
+fn warn(answer: &mut Answer, mut warnings: Vec<String>) {
+    warnings.append(&mut answer.warnings);
+    answer.warnings = warnings;
 }
 
 fn times(params: &Params) -> Result<When, ApiError> {

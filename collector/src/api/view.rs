@@ -15,6 +15,8 @@ pub trait Facts: Send + Sync + 'static {
     fn rule_groups(&self) -> Vec<RuleGroup>;
     /// The clusters that are or were connected, by name.
     fn clusters(&self) -> Vec<Cluster>;
+    /// Each cluster's newest sample, not older than a second or so.
+    fn newest(&self) -> Vec<(String, Timestamp)>;
     /// The collector's own targets.
     fn targets(&self) -> Vec<Target>;
     /// How the process is doing.

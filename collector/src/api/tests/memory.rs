@@ -24,7 +24,11 @@ impl Memory {
         let own = [("__name__", "up"), ("cluster", "eu-1"), ("job", "prometheus")];
         let other = [("__name__", "up"), ("cluster", "us-1"), ("job", "prometheus")];
         let third = [("__name__", "go_goroutines"), ("cluster", "eu-1"), ("job", "prometheus")];
-        Self(vec![series(&own, 1.0), series(&other, 0.0), series(&third, 32.0)])
+        let late = [("__name__", "late"), ("cluster", "us-2"), ("job", "prometheus")];
+        let late = Labels::from_pairs(late).unwrap();
+        let before = NOW.minus(Duration::from_secs(14 * 60));
+        let late = (late, vec![Sample { at: before, value: 1.0 }]);
+        Self(vec![series(&own, 1.0), series(&other, 0.0), series(&third, 32.0), late])
     }
 
     fn found(&self, look: &Look) -> impl Iterator<Item = &(Labels, Vec<Sample>)> {

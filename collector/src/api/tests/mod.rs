@@ -1,6 +1,7 @@
 //! The API over a few series in memory: golden answers of a real Prometheus 3.5.
 
 mod memory;
+mod remote;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tributary_model::label::Labels;
 use tributary_model::sample::Timestamp;
 use tributary_promql::feature::Features;
 
+use super::remote::write::Push;
 use super::view::{
     Alert, AlertState, AlertingRule, Cluster, Evaluation, Facts, Health, RecordingRule, Rule,
     RuleGroup, RuleType, Runtime, Target,
@@ -89,6 +91,19 @@ impl Facts for Parts {
         vec![cluster("eu-1"), cluster("us-1")]
     }
 
+    fn newest(&self) -> Vec<(String, Timestamp)> {
+        let before = |name: &str, minutes: u64| {
+            (name.to_owned(), NOW.minus(Duration::from_secs(minutes * 60)))
+        };
+        vec![
+            before("eu-1", 0),
+            before("us-1", 0),
+            before("us-2", 14),
+            before("old", 3 * 1440),
+            before("local", 60),
+        ]
+    }
+
     fn targets(&self) -> Vec<Target> {
         Vec::new()
     }
@@ -109,6 +124,10 @@ impl Facts for Parts {
 }
 
 fn api() -> Router {
+    with_push(None)
+}
+
+fn with_push(push: Option<Push>) -> Router {
     let bounds = Bounds {
         timeout: Duration::from_secs(120),
         max_concurrency: 20,
@@ -121,7 +140,7 @@ fn api() -> Router {
         facts: Arc::new(Parts),
         cluster_label: "cluster".into(),
         local_cluster: "local".into(),
-        push: None,
+        push,
         clock: || NOW,
     })
 }
@@ -242,6 +261,27 @@ async fn notes_ride_along() {
     }
     let (_, answer) = get("/api/v1/query?query=1&stats=all").await;
     assert!(answer.contains(r#""1"],"stats":{"timings":{"evalTotalTime":"#), "{answer}");
+}
+
+#[tokio::test]
+async fn clusters_that_are_behind_are_told_where_they_are_read() {
+    let behind = r#""warnings":["cluster us-2 is 14 min behind"]"#;
+    for (path, warned) in [
+        ("/api/v1/query?query=late", true),
+        ("/api/v1/query?query=1%2Bscalar(sum({job=\"prometheus\"}))", true),
+        ("/api/v1/query_range?query=late&start=1795224690&end=1795224700&step=5", true),
+        ("/cluster/us-2/api/v1/query?query=late", true),
+        ("/cluster/us-1/api/v1/query?query=late", false),
+        ("/api/v1/query?query=up", false),
+        ("/api/v1/query?query=late{cluster=\"us-1\"}", false),
+        ("/api/v1/query?query=1", false),
+        // Five minutes later nothing was missing yet.
+        ("/api/v1/query?query=late&time=1795224160", false),
+    ] {
+        let path = path.replace('{', "%7B").replace('}', "%7D");
+        let (status, answer) = get(&path).await;
+        assert_eq!((status, answer.contains(behind)), (200, warned), "{path}: {answer}");
+    }
 }
 
 const FAULTS: &[(&str, u16, &str, &str)] = &[
