@@ -36,6 +36,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/-/healthy", get(async || "Tributary collector is healthy.\n"))
         .route("/-/ready", get(ready))
         .route("/-/reload", post(reload).put(reload).fallback(only_post))
+        .route("/-/quit", post(never_quit).put(never_quit).fallback(only_post))
         .route("/metrics", get(own_metrics))
         .with_state(admin)
 }
@@ -65,6 +66,11 @@ async fn reload(State(admin): State<Admin>) -> Response {
         }
         Err(_) => stopping.into_response(),
     }
+}
+
+/// A collector ends by a signal only.
+async fn never_quit() -> Response {
+    (StatusCode::FORBIDDEN, "Tributary collector does not end over HTTP.\n").into_response()
 }
 
 /// Prometheus' words.

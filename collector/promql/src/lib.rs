@@ -10,6 +10,7 @@ pub mod feature;
 pub mod functions;
 mod lexer;
 pub mod parser;
+pub mod pretty;
 mod print;
 pub mod scope;
 pub mod signature;

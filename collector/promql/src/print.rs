@@ -143,12 +143,15 @@ impl fmt::Display for DurationExpr {
 
 impl fmt::Display for Subquery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}:", self.expr, self.range)?;
-        if let Some(step) = &self.step {
-            step.fmt(f)?;
-        }
-        f.write_str("]")?;
-        self.time.fmt(f)
+        write!(f, "{}{}", self.expr, self.suffix())
+    }
+}
+
+impl Subquery {
+    /// What follows the expression: range, step and modifiers.
+    pub(crate) fn suffix(&self) -> String {
+        let step = self.step.as_ref().map(DurationExpr::to_string).unwrap_or_default();
+        format!("[{}:{step}]{}", self.range, self.time)
     }
 }
 
@@ -197,15 +200,24 @@ impl fmt::Display for Matching {
 
 impl fmt::Display for Aggregate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.op.as_str())?;
-        if self.without {
-            write!(f, " without {} ", label_list(&self.grouping))?;
-        } else if !self.grouping.is_empty() {
-            write!(f, " by {} ", label_list(&self.grouping))?;
-        }
+        f.write_str(&self.head())?;
         match &self.param {
             Some(param) => write!(f, "({param}, {})", self.expr),
             None => write!(f, "({})", self.expr),
+        }
+    }
+}
+
+impl Aggregate {
+    /// What stands before the parenthesis: operator and grouping.
+    pub(crate) fn head(&self) -> String {
+        let op = self.op.as_str();
+        if self.without {
+            format!("{op} without {} ", label_list(&self.grouping))
+        } else if self.grouping.is_empty() {
+            op.to_owned()
+        } else {
+            format!("{op} by {} ", label_list(&self.grouping))
         }
     }
 }

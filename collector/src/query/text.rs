@@ -5,6 +5,7 @@ use tributary_model::quote::quote;
 use tributary_promql::ast::{Expr, TimeShift};
 use tributary_promql::error::ParseError;
 use tributary_promql::feature::{self, Features};
+use tributary_promql::pretty::pretty;
 
 use super::QueryError;
 
@@ -16,9 +17,9 @@ pub fn parse(text: &str, features: Features) -> Result<Expr, QueryError> {
     Ok(expression)
 }
 
-/// The expression as the exact printer writes it.
+/// The expression as a person would write it.
 pub fn format(text: &str, features: Features) -> Result<String, QueryError> {
-    Ok(parse(text, features)?.to_string())
+    Ok(pretty(&parse(text, features)?))
 }
 
 /// Reads the selector of a `match[]` parameter.

@@ -34,8 +34,16 @@ pub(crate) fn parse(text: &str) -> Result<Expr, Fault> {
     if parser.peek().kind != TokenKind::End {
         return Err(parser.unexpected("", ""));
     }
-    check::check(&mut expr)?;
+    check::check(&mut expr).map_err(|fault| without_space(text, fault))?;
     Ok(expr)
+}
+
+/// An operator's place lies between its operands; the white space before it is not part of it.
+fn without_space(text: &str, fault: Fault) -> Fault {
+    let Span { start, end } = fault.span;
+    let part = text.get(start..end).unwrap_or("");
+    let space = part.len() - part.trim_start().len();
+    Fault { span: Span::new(start + space, end), ..fault }
 }
 
 /// A node and its height.
@@ -356,7 +364,8 @@ impl<'a> Parser<'a> {
             TokenKind::Number => (number(word), false),
             TokenKind::Duration => {
                 let duration = tributary_model::duration::parse(word)
-                    .map_err(|e| Fault::new(span, e.to_string()))?;
+                    .map_err(|_| format!("not a valid duration string: {word:?}"))
+                    .map_err(|what| Fault::new(span, what))?;
                 (Some(duration.as_secs_f64()), true)
             }
             TokenKind::Identifier if word.eq_ignore_ascii_case("inf") => {

@@ -183,7 +183,12 @@ impl Parser<'_> {
         let seconds = if negative == Some(true) { -value } else { value };
         let millis = (seconds * 1000.0).round();
         if millis.is_nan() || millis.abs() > MAX_MILLIS {
-            let what = format!("timestamp out of bounds for @ modifier: {seconds:.6}");
+            let shown = if seconds.is_finite() {
+                format!("{seconds:.6}")
+            } else {
+                tributary_model::number::format_plain(seconds)
+            };
+            let what = format!("timestamp out of bounds for @ modifier: {shown}");
             return Err(Fault::new(whole, what));
         }
         #[expect(clippy::cast_possible_truncation, reason = "whole and within ±2^53")]

@@ -34,7 +34,6 @@ struct Arguments {
 /// Where the collector differs from a Prometheus on purpose, and why.
 const KNOWN: &[(&str, &str)] = &[
     ("root", "the collector has a page there, which clients take for a sign of life"),
-    ("quit-get", "the collector cannot be ended over HTTP, so there is no such page"),
     ("write-disabled", "the receiver is on, or the text names the collector's own key"),
 ];
 
