@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::Method;
 use serde_json::Value as Json;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
@@ -12,7 +13,7 @@ use tributary_promql::eval::{self, Options};
 use tributary_promql::feature::Features;
 use tributary_promql::source::Memory;
 use tributary_promql::value::{Outcome, Value};
-use tributary_tests::http::post_form;
+use tributary_tests::http::{Connection, form};
 
 /// When an expression is to be evaluated, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +60,7 @@ pub struct Series {
 }
 
 pub enum Engine {
-    Remote(String),
+    Remote(String, Connection),
     /// With or without delayed name removal.
     Here(Memory, bool),
 }
@@ -67,7 +68,7 @@ pub enum Engine {
 impl Engine {
     pub async fn ask(&self, expression: &str, question: Question) -> anyhow::Result<Answer> {
         match self {
-            Self::Remote(url) => remote(url, expression, question).await,
+            Self::Remote(url, connection) => remote(url, connection, expression, question).await,
             Self::Here(memory, delayed) => {
                 let features = Features { delayed_name_removal: *delayed, ..Features::default() };
                 let options = Options { query: expression.into(), features, ..Options::default() };
@@ -77,12 +78,21 @@ impl Engine {
     }
 }
 
-async fn remote(url: &str, expression: &str, question: Question) -> anyhow::Result<Answer> {
+async fn remote(
+    url: &str,
+    connection: &Connection,
+    expression: &str,
+    question: Question,
+) -> anyhow::Result<Answer> {
+    let post = async |path: &str, fields: &[(&str, &str)]| {
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        connection.send(Method::POST, &format!("{url}{path}"), &headers, form(fields)).await
+    };
     let seconds = |millis: i64| format!("{}.{:03}", millis / 1000, millis % 1000);
     let answer = match question {
         Question::Instant(at) => {
             let fields = [("query", expression), ("time", &seconds(at))];
-            post_form(&format!("{url}/api/v1/query"), &fields).await?
+            post("/api/v1/query", &fields).await?
         }
         Question::Range(start, end, step) => {
             let fields = [
@@ -91,7 +101,7 @@ async fn remote(url: &str, expression: &str, question: Question) -> anyhow::Resu
                 ("end", &seconds(end)),
                 ("step", &seconds(step)),
             ];
-            post_form(&format!("{url}/api/v1/query_range"), &fields).await?
+            post("/api/v1/query_range", &fields).await?
         }
     };
     let json = answer.json();

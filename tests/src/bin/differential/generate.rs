@@ -24,6 +24,7 @@ const VARIANTS: usize = 4;
 /// Label pairs and samples.
 type Labelled<'a> = (Vec<(&'a str, &'a str)>, &'a [Sample]);
 
+#[derive(Clone)]
 pub struct Generated {
     pub memory: Memory,
     end_ms: i64,
@@ -36,6 +37,20 @@ impl Generated {
 
     pub fn sample_count(&self) -> usize {
         self.memory.series().map(|(_, samples)| samples.len()).sum()
+    }
+
+    /// The same series with a label more; one of that name that is there is kept as `exported_…`.
+    pub fn stamped(&self, name: &str, value: &str) -> anyhow::Result<Self> {
+        let mut memory = Memory::default();
+        for (labels, samples) in self.memory.series() {
+            let mut pairs: BTreeMap<String, String> =
+                labels.iter().map(|l| (l.name.to_string(), l.value.to_string())).collect();
+            if let Some(own) = pairs.insert(name.to_owned(), value.to_owned()) {
+                pairs.insert(format!("exported_{name}"), own);
+            }
+            memory.add(&Labels::from_pairs(pairs)?, samples.iter().copied());
+        }
+        Ok(Self { memory, end_ms: self.end_ms })
     }
 
     /// Three instants and one range.
