@@ -2,6 +2,7 @@
 
 pub mod fleet;
 pub mod fleet_data;
+pub mod grafana;
 pub mod http;
 pub mod link;
 pub mod load;

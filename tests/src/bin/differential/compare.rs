@@ -14,6 +14,8 @@ pub enum Verdict {
     SameError,
     /// Different where the reference has no fixed order.
     Unordered,
+    /// Different where a choice is made among equal values.
+    Tied,
     /// Different for a known reason.
     Known(&'static str),
     Different(String),
@@ -26,6 +28,7 @@ impl Verdict {
             Self::Empty => "equal and empty",
             Self::SameError => "the same error",
             Self::Known(why) => why,
+            Self::Tied => "different, but equal values were chosen from",
             Self::Unordered => "different, but the reference has no order",
             Self::Different(_) => "different",
         }

@@ -5,6 +5,7 @@ mod compare;
 mod engine;
 mod fuzz;
 mod generate;
+mod ties;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -126,6 +127,11 @@ async fn ask_all(
             verdict = match (verdict, known) {
                 (Verdict::Different(_), Some((_, why))) => Verdict::Known(why),
                 (Verdict::Different(_), None) if unordered => Verdict::Unordered,
+                (Verdict::Different(_), None)
+                    if ties::tied(expression, question, reference).await? =>
+                {
+                    Verdict::Tied
+                }
                 (verdict, _) => verdict,
             };
             *tally.entry(verdict.name()).or_default() += 1;
