@@ -85,8 +85,9 @@ impl Parser<'_> {
             return Err(self.unexpected(CONTEXT, "string"));
         }
         let value = self.string()?;
-        Matcher::new(name, op, value)
-            .map_err(|e| Fault::new(start.to(self.previous()), e.to_string()))
+        Matcher::new(name, op, value).map_err(|e| {
+            Fault::new(start.to(self.previous()), format!("error parsing regexp: {}", e.why))
+        })
     }
 
     /// Everything that follows an expression and binds to it.

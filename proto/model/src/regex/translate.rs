@@ -22,7 +22,8 @@ pub(super) fn translate(pattern: &str) -> Result<Translation, String> {
         rest: pattern,
         out: String::with_capacity(pattern.len() + 16),
         groups: vec![String::new()],
-        open: 0,
+        weights: vec![1],
+        weight: 1,
         repeatable: false,
         last_repeat: None,
     };
@@ -35,7 +36,10 @@ struct Scanner<'a> {
     rest: &'a str,
     out: String,
     groups: Vec<String>,
-    open: usize,
+    /// For the whole and each group that is open: how often the most repeated thing in it is repeated by `{…}`.
+    weights: Vec<u32>,
+    /// The same of the thing just before.
+    weight: u32,
     /// Whether there is something before that may be repeated.
     repeatable: bool,
     /// Where the repetition just before began.
@@ -47,6 +51,9 @@ impl<'a> Scanner<'a> {
         while let Some(c) = self.rest.chars().next() {
             let before = self.rest;
             let repeated = self.last_repeat.take();
+            if !matches!(c, '*' | '+' | '?' | '{') {
+                self.weight = 1;
+            }
             match c {
                 '*' | '+' | '?' => {
                     self.bump();
@@ -80,7 +87,7 @@ impl<'a> Scanner<'a> {
                 }
             }
         }
-        if self.open > 0 {
+        if self.weights.len() > 1 {
             return Err(format!("missing closing ): `{}`", self.whole));
         }
         Ok(())
@@ -144,6 +151,12 @@ impl<'a> Scanner<'a> {
         let too_many = |n: &Option<u32>| n.is_some_and(|n| n > MAX_REPEAT);
         let (least, most) = (least, most.map(|most| most.unwrap_or(u32::MAX)));
         let reversed = most.is_some_and(|most| most < least);
+        // Repetitions inside one another count together; of those that are never repeated nothing is left.
+        let own = most.filter(|most| *most < u32::MAX).unwrap_or(least);
+        let weight = if own == 0 { 1 } else { own.saturating_mul(self.weight) };
+        if repeated.is_none() && self.repeatable && weight > MAX_REPEAT {
+            return Err(format!("invalid repeat count: `{}`", self.since(start)));
+        }
         if least > MAX_REPEAT || (most != Some(u32::MAX) && too_many(&most)) || reversed {
             return Err(format!("invalid repeat count: `{}`", self.since(start)));
         }
@@ -152,7 +165,17 @@ impl<'a> Scanner<'a> {
             Some(u32::MAX) => format!("{{{least},}}"),
             Some(most) => format!("{{{least},{most}}}"),
         };
-        self.repetition(start, repeated, &op)
+        self.repetition(start, repeated, &op)?;
+        self.heavier(weight);
+        Ok(())
+    }
+
+    /// The thing just before is repeated so often.
+    fn heavier(&mut self, weight: u32) {
+        self.weight = weight;
+        if let Some(around) = self.weights.last_mut() {
+            *around = weight.max(*around);
+        }
     }
 
     fn open_group(&mut self) -> Result<(), String> {
@@ -162,7 +185,7 @@ impl<'a> Scanner<'a> {
         if !self.eat("?") {
             self.groups.push(String::new());
             self.out.push('(');
-            self.open += 1;
+            self.weights.push(1);
             return Ok(());
         }
         if self.eat("P<") || self.eat("<") {
@@ -176,7 +199,7 @@ impl<'a> Scanner<'a> {
             self.rest = self.rest.get(name.len() + 1..).unwrap_or("");
             self.groups.push(name.to_owned());
             self.out.push('(');
-            self.open += 1;
+            self.weights.push(1);
             return Ok(());
         }
         self.flags(start)
@@ -201,7 +224,7 @@ impl<'a> Scanner<'a> {
                 Some(c @ (':' | ')')) if !negated || after_sign => {
                     // Go accepts `(?)`, which says nothing.
                     if c == ':' {
-                        self.open += 1;
+                        self.weights.push(1);
                     }
                     if c == ':' || !flags.is_empty() {
                         self.out.push_str("(?");
@@ -222,13 +245,14 @@ impl<'a> Scanner<'a> {
     }
 
     fn close_group(&mut self) -> Result<(), String> {
-        let Some(open) = self.open.checked_sub(1) else {
+        if self.weights.len() < 2 {
             return Err(format!("unexpected ): `{}`", self.whole));
-        };
-        self.open = open;
+        }
+        let inside = self.weights.pop().unwrap_or(1);
         self.bump();
         self.out.push(')');
         self.repeatable = true;
+        self.heavier(inside);
         Ok(())
     }
 

@@ -129,9 +129,11 @@ fn is_category(name: &str) -> bool {
         name,
         "C" | "Cc"
             | "Cf"
+            | "Cn"
             | "Co"
             | "Cs"
             | "L"
+            | "LC"
             | "Ll"
             | "Lm"
             | "Lo"
@@ -165,9 +167,13 @@ fn is_category(name: &str) -> bool {
     )
 }
 
+/// Scripts whose long names are as short as the short names of the others, which Go does not know.
+const SHORT_SCRIPTS: [&str; 10] =
+    ["Ahom", "Cham", "Kawi", "Lao", "Lisu", "Mro", "Nko", "Thai", "Toto", "Vai"];
+
 /// A script's long name, like `Greek` or `Old_Italic`; the compiler knows which there are.
 fn is_script(name: &str) -> bool {
-    name.len() > 2
-        && name.starts_with(|c: char| c.is_ascii_uppercase())
+    let long = name.len() > 4 || name == "Yi" || SHORT_SCRIPTS.contains(&name);
+    long && name.starts_with(|c: char| c.is_ascii_uppercase())
         && name.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_')
 }
