@@ -39,13 +39,15 @@ pub struct AppFacts {
 
 /// Each cluster's newest sample: every query asks, and counting takes time.
 #[derive(Debug, Default)]
-pub struct Newest(Mutex<Option<(Instant, Vec<(String, Timestamp)>)>>);
+pub struct Newest(Mutex<Option<(Instant, NewestByCluster)>>);
+
+type NewestByCluster = Vec<(String, Timestamp)>;
 
 /// For so long, what was found is found again.
 const NEWEST_STAYS: Duration = Duration::from_secs(1);
 
 impl Newest {
-    fn of(&self, store: &Store, now: Instant) -> Vec<(String, Timestamp)> {
+    fn of(&self, store: &Store, now: Instant) -> NewestByCluster {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, newest)) = &*known
             && now.saturating_duration_since(*at) < NEWEST_STAYS
@@ -53,7 +55,7 @@ impl Newest {
             return newest.clone();
         }
         let clusters = store.clusters().into_iter();
-        let newest: Vec<_> = clusters
+        let newest: NewestByCluster = clusters
             .filter_map(|summary| Some((summary.cluster.to_string(), summary.newest?)))
             .collect();
         *known = Some((now, newest.clone()));

@@ -34,8 +34,9 @@ pub const MAX_CONNECTIONS: usize = 512;
 /// Connections at once of one address. Full: as above among its own; if there is none, new ones are closed.
 pub const MAX_CONNECTIONS_OF_ONE: usize = 384;
 
-/// How long a client has for the head of a request, and how long a connection may be idle.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client has for the head of a request, and how long a connection may be idle. Clients in Go close idle
+/// connections after 90 s: they must be the first, or a request may meet a connection that is being closed.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long the next piece of a body may take.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);

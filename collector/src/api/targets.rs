@@ -104,6 +104,7 @@ struct Entry<'a> {
     unit: &'a str,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn labels<S: Serializer>(labels: &&Labels, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(labels.iter().map(|label| (&*label.name, &*label.value)))
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tributary_model::matcher::Matcher;
 use tributary_model::number;
 use tributary_promql::ast::duration::DurationExpr;
@@ -45,16 +45,16 @@ fn tree(expr: &Expr) -> Value {
 }
 
 fn selected(kind: &str, selector: &VectorSelector, range: Option<i64>) -> Value {
-    let mut node = json!({
-        "type": kind,
-        "name": selector.name.as_deref().unwrap_or_default(),
-        "matchers": selector.matchers.iter().map(matcher).collect::<Vec<_>>(),
-    });
-    shift(&mut node, &selector.time);
+    let mut node = Map::new();
+    node.insert("type".to_owned(), kind.into());
+    node.insert("name".to_owned(), selector.name.as_deref().unwrap_or_default().into());
+    let matchers: Vec<Value> = selector.matchers.iter().map(matcher).collect();
+    node.insert("matchers".to_owned(), matchers.into());
     if let Some(range) = range {
-        node["range"] = range.into();
+        node.insert("range".to_owned(), range.into());
     }
-    node
+    node.extend(shift(&selector.time));
+    node.into()
 }
 
 fn matcher(matcher: &Matcher) -> Value {
@@ -62,27 +62,29 @@ fn matcher(matcher: &Matcher) -> Value {
 }
 
 fn sub(subquery: &Subquery) -> Value {
-    let mut node = json!({
-        "type": "subquery",
-        "expr": tree(&subquery.expr),
-        "range": millis(&subquery.range),
-        "step": subquery.step.as_ref().map_or(0, millis),
-    });
-    shift(&mut node, &subquery.time);
-    node
+    let mut node = Map::from_iter([
+        ("type".to_owned(), "subquery".into()),
+        ("expr".to_owned(), tree(&subquery.expr)),
+        ("range".to_owned(), millis(&subquery.range).into()),
+        ("step".to_owned(), subquery.step.as_ref().map_or(0, millis).into()),
+    ]);
+    node.extend(shift(&subquery.time));
+    node.into()
 }
 
 /// `offset`, and `@` as a time or as one of the two ends.
-fn shift(node: &mut Value, time: &TimeShift) {
-    node["offset"] = time.offset.as_ref().map_or(0, millis).into();
+fn shift(time: &TimeShift) -> [(String, Value); 3] {
     let (at, end) = match time.at {
         None => (None, None),
         Some(At::Time(at)) => (Some(at.as_millis()), None),
         Some(At::Start) => (None, Some("start")),
         Some(At::End) => (None, Some("end")),
     };
-    node["timestamp"] = at.into();
-    node["startOrEnd"] = end.into();
+    [
+        ("offset".to_owned(), time.offset.as_ref().map_or(0, millis).into()),
+        ("timestamp".to_owned(), at.into()),
+        ("startOrEnd".to_owned(), end.into()),
+    ]
 }
 
 fn between(binary: &Binary) -> Value {

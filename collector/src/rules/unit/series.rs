@@ -14,10 +14,8 @@ pub(super) fn labels(text: &str) -> Result<Labels, String> {
     if matches!(text.trim(), "" | "{}") {
         return Ok(Labels::empty());
     }
-    let selector = match tributary_promql::parse(text).map_err(|e| e.to_string())? {
-        Expr::Vector(selector) => selector,
-        _ => return Err(format!("{text:?} is not a series")),
-    };
+    let read = tributary_promql::parse(text).map_err(|e| e.to_string())?;
+    let Expr::Vector(selector) = read else { return Err(format!("{text:?} is not a series")) };
     if selector.matchers.iter().any(|matcher| matcher.op() != MatchOp::Equal) {
         return Err(format!("{text:?} is not one series: write only \"=\""));
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const RULES: &str = r#"groups:
+const RULES: &str = r"groups:
 - name: first
   rules:
   - record: job:x:sum
@@ -16,7 +16,7 @@ const RULES: &str = r#"groups:
   rules:
   - record: twice
     expr: job:x:sum * 2
-"#;
+";
 
 async fn run(test: &str, arguments: &[&str]) -> (bool, String, String) {
     let folder = tempfile::tempdir().unwrap();

@@ -60,7 +60,7 @@ pub struct Series {
 }
 
 pub enum Engine {
-    Remote(String, Connection),
+    Remote(String, Box<Connection>),
     /// With or without delayed name removal.
     Here(Memory, bool),
 }
@@ -86,7 +86,12 @@ async fn remote(
 ) -> anyhow::Result<Answer> {
     let post = async |path: &str, fields: &[(&str, &str)]| {
         let headers = [("content-type", "application/x-www-form-urlencoded")];
-        connection.send(Method::POST, &format!("{url}{path}"), &headers, form(fields)).await
+        let (url, form) = (format!("{url}{path}"), form(fields));
+        match connection.send(Method::POST, &url, &headers, form.clone()).await {
+            // The server may just have closed a connection that was idle.
+            Err(_) => connection.send(Method::POST, &url, &headers, form).await,
+            answered => answered,
+        }
     };
     let seconds = |millis: i64| format!("{}.{:03}", millis / 1000, millis % 1000);
     let answer = match question {

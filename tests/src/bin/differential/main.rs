@@ -15,7 +15,6 @@ use clap::Parser;
 use compare::{Verdict, compare};
 use engine::{Engine, Question};
 use generate::Generated;
-use tributary_tests::http::Connection;
 
 /// Where a Prometheus 3.5 is known to differ, and why.
 const KNOWN: &[(&str, &str)] = &[
@@ -92,9 +91,9 @@ async fn main() -> anyhow::Result<ExitCode> {
             sent.send(target).await;
         }
     }
-    let reference = Engine::Remote(arguments.reference.clone(), Connection::new());
+    let reference = Engine::Remote(arguments.reference.clone(), Box::default());
     let target = match &arguments.target {
-        Some(url) => Engine::Remote(url.clone(), Connection::new()),
+        Some(url) => Engine::Remote(url.clone(), Box::default()),
         None => Engine::Here(generated.memory.clone(), arguments.delayed_name_removal),
     };
     let mut fuzz = fuzz::Fuzz::new(&generated.memory, arguments.fuzz_seed);
@@ -121,7 +120,7 @@ async fn ask_all(
         for question in generated.questions() {
             let asked = (reference.ask(expression, question), target.ask(expression, question));
             let (wanted, got) = tokio::try_join!(asked.0, asked.1)?;
-            let mut verdict = compare(&wanted, &got);
+            let mut verdict = compare(expression, &wanted, &got);
             let unordered = fuzz::depends_on_order(expression) && question.kind() == "range";
             let known = KNOWN.iter().find(|(part, _)| expression.contains(part));
             verdict = match (verdict, known) {
