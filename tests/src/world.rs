@@ -114,9 +114,14 @@ impl World {
 
     /// Writes a collector's configuration and starts it. `extra` is more YAML of its top level; `WEB` in it is the HTTP port.
     pub async fn collector(&self, extra: &str) -> Collector {
+        self.collector_with_web("", extra).await
+    }
+
+    /// The same with more keys of `web:`.
+    pub async fn collector_with_web(&self, keys: &str, extra: &str) -> Collector {
         let (web, ingest) = (free_port(), free_port());
         let config = format!(
-            "storage: {{ path: data }}\nweb: {{ listen: 127.0.0.1:{web} }}\n\
+            "storage: {{ path: data }}\nweb: {{ listen: 127.0.0.1:{web}, {keys} }}\n\
              ingest: {{ listen: 127.0.0.1:{ingest}, tls: {} }}\n{}",
             tls("pki/collector"),
             extra.replace("WEB", &web.to_string())

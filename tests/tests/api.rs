@@ -100,3 +100,37 @@ async fn bad_bodies_are_refused_with_a_reason() {
     assert_eq!(plain.status, 415, "{}", plain.text());
     assert_eq!(get(&agent.write_url()).await.unwrap().status, 405);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pushed_to_the_collector_is_local_and_stays() {
+    let world = World::new();
+    let mut collector = world.collector_with_web("remote_write_receiver: true", "").await;
+    let url = format!("{}/api/v1/write", collector.url);
+    let at = aligned(1000, 30_000);
+    let labels: &[(&str, &str)] = &[("__name__", "backup_age_seconds"), ("cluster", "eu-9")];
+    let push = async |value: f64| {
+        write(&url, body(&[(labels, vec![(at, value)])])).await.unwrap().status.as_u16()
+    };
+    assert_eq!(push(7.0).await, 204);
+    assert_eq!(push(7.0).await, 204, "the same again is a resend");
+    assert_eq!(push(8.0).await, 400, "what was accepted stays");
+    let stored = r#"backup_age_seconds{cluster="local",exported_cluster="eu-9"}"#;
+    collector.value(stored, "7").await;
+    let bad = write(&url, b"garbage".to_vec()).await.unwrap();
+    assert_eq!(bad.status, 400, "{}", bad.text());
+    collector.process.kill();
+    collector.process.restart();
+    collector.ready().await;
+    collector.value(stored, "7").await;
+    assert_eq!(push(7.0).await, 204, "a restart does not forget what is there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_pushes_to_a_collector_that_has_no_receiver() {
+    let world = World::new();
+    let collector = world.collector("").await;
+    let body = body(&[(&[("__name__", "x")], vec![(aligned(1000, 1000), 1.0)])]);
+    let refused = write(&format!("{}/api/v1/write", collector.url), body).await.unwrap();
+    assert_eq!(refused.status, 404);
+    assert!(refused.text().contains("web.remote_write_receiver"), "{}", refused.text());
+}

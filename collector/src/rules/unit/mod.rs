@@ -86,7 +86,10 @@ pub async fn command(args: &TestArgs, output: Output<'_>) -> Result<bool, Comman
     let runner = Runner { settings, scope: args.scope.into(), wanted };
     let mut passed = true;
     for path in &args.files {
-        let faults = runner.file(path).await;
+        let (faults, warnings) = runner.file(path).await;
+        for warning in warnings {
+            writeln!(output.err, "  WARNING: {warning}")?;
+        }
         if faults.is_empty() {
             writeln!(output.out, "  SUCCESS")?;
         } else {
@@ -110,24 +113,30 @@ struct Runner {
 }
 
 impl Runner {
-    /// What is wrong with a file or fails in it.
-    async fn file(&self, path: &Path) -> Vec<String> {
+    /// What is wrong with a file or fails in it, and what may be unintended.
+    async fn file(&self, path: &Path) -> (Vec<String>, Vec<String>) {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(e) => return vec![format!("reading {}: {e}", path.display())],
+            Err(e) => return (vec![format!("reading {}: {e}", path.display())], Vec::new()),
         };
         let file = match TestFile::parse(&text, &path.display().to_string()) {
             Ok(file) => file,
-            Err(fault) => return vec![fault],
+            Err(fault) => return (vec![fault], Vec::new()),
         };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let patterns = file.rule_files.iter().map(|pattern| folder.join(pattern));
+        let warnings = patterns
+            .filter(|pattern| expand(pattern).is_ok_and(|paths| paths.is_empty()))
+            .map(|pattern| format!("no file match pattern {}", pattern.display()));
+        let warnings = warnings.collect();
         let mut faults = Vec::new();
         for test in &file.tests {
             let selected = |regex: &Regex| regex.is_match(&test.name);
             if self.wanted.is_empty() || self.wanted.iter().any(selected) {
-                faults.extend(self.test(&file, test, path.parent().unwrap_or(Path::new(""))).await);
+                faults.extend(self.test(&file, test, folder).await);
             }
         }
-        faults
+        (faults, warnings)
     }
 
     async fn test(&self, file: &TestFile, test: &TestGroup, folder: &Path) -> Vec<String> {

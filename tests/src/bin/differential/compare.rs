@@ -14,10 +14,11 @@ const TOLERANCE: f64 = 1e-9;
 const LOOSE_TOLERANCE: f64 = 1e-5;
 
 /// What does that.
-const MAGNIFIERS: [&str; 4] = [" % ", "sin(", "cos(", "tan("];
+const MAGNIFIERS: [&str; 6] = [" % ", "sin(", "cos(", "tan(", "stddev", "stdvar"];
 
 /// What is said of a difference within [`LOOSE_TOLERANCE`].
-const MAGNIFIED: &str = "different by rounding, which a remainder or an angle function magnifies";
+const MAGNIFIED: &str =
+    "different by rounding, which a remainder, an angle function or a small spread magnifies";
 
 pub enum Verdict {
     /// Equal, with at least one value.
