@@ -63,13 +63,18 @@ static void make_parents(char *path) {
     }
 }
 
-/* Does what waits for this folder, in order; for every folder if `folder` is null. */
-static void settle(const char *folder) {
+static int concerns(const struct waiting *change, const char *folder, const char *file) {
+    const char *name = change->to[0] ? change->to : change->from;
     size_t length = folder ? strlen(folder) : 0;
+    if (file) return !strcmp(change->from, file) || !strcmp(change->to, file);
+    return !folder || (!strncmp(name, folder, length) && strrchr(name, '/') == name + length);
+}
+
+/* Does what waits for a folder, or what concerns the name of a file, in order; everything if both are null. */
+static void settle(const char *folder, const char *file) {
     for (struct waiting **at = &first; *at;) {
         struct waiting *change = *at;
-        const char *name = change->to[0] ? change->to : change->from;
-        if (folder && (strncmp(name, folder, length) || strrchr(name, '/') != name + length)) {
+        if (!concerns(change, folder, file)) {
             at = &change->next;
             continue;
         }
@@ -90,7 +95,7 @@ static void change(const char *from, const char *to) {
     pthread_mutex_lock(&turn);
     *last = new;
     last = &new->next;
-    if (!names || strcmp(names, "late")) settle(NULL);
+    if (!names || strcmp(names, "late")) settle(NULL, NULL);
     pthread_mutex_unlock(&turn);
 }
 
@@ -109,8 +114,10 @@ static void keep(int file, off_t from, off_t to, int whole) {
     make_parents(copy);
     if (S_ISDIR(now.st_mode)) {
         if (mkdir(copy, 0777) && errno != EEXIST) give_up("making", copy);
-        settle(copy);
+        settle(copy, NULL);
     } else if (S_ISREG(now.st_mode) && now.st_nlink) {
+        /* The name is this file's now: what became of an older file with it has happened before. */
+        settle(NULL, copy);
         /* Opened anew: the program's descriptor may be for writing only. */
         int source = REAL(open)(link, O_RDONLY | O_CLOEXEC);
         int target = REAL(open)(copy, O_WRONLY | O_CLOEXEC | (whole ? O_CREAT : 0), 0666);
