@@ -220,7 +220,9 @@ mod tests {
     fn histograms() {
         let histogram = |parts: Parts| {
             let histogram = Arc::new(Histogram::new(parts).unwrap());
-            written(|j| j.histogram(&HistogramSample { at: Timestamp::from_millis(1500), histogram }))
+            written(|j| {
+                j.histogram(&HistogramSample { at: Timestamp::from_millis(1500), histogram })
+            })
         };
         let exponential = Parts {
             zero_threshold: 0.5,

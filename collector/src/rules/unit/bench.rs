@@ -11,11 +11,10 @@ use tributary_promql::ast::Expr;
 use tributary_promql::eval::{self, Options};
 use tributary_promql::feature;
 use tributary_promql::source::{Memory, Select, Series, Source, SourceError};
-use tributary_promql::value;
 
 use super::file::TestGroup;
 use crate::notify::Alert;
-use crate::query::{Answer, Cost, QueryError, Value};
+use crate::query::{Answer, Cost, Point, QueryError, Value, engine};
 use crate::rules::{Host, HostError, Settings};
 
 /// Made-up series and what rules recorded.
@@ -62,9 +61,15 @@ impl Bench {
             .map_err(|e| e.to_string())?;
         let answer = self.evaluated(&expr, at, &[]).map_err(|e| e.to_string())?;
         match answer.value {
-            Value::Vector(series) => {
-                Ok(series.into_iter().map(|(labels, sample)| (labels, sample.value)).collect())
-            }
+            Value::Vector(series) => series
+                .into_iter()
+                .map(|(labels, point)| match point {
+                    Point::Number(sample) => Ok((labels, sample.value)),
+                    Point::Histogram(_) => {
+                        Err("comparing with native histograms is not supported yet".to_owned())
+                    }
+                })
+                .collect(),
             Value::Scalar(sample) => Ok(vec![(Labels::empty(), sample.value)]),
             Value::Text(..) | Value::Matrix(_) => {
                 Err("rule result is not a vector or scalar".to_owned())
@@ -82,16 +87,7 @@ impl Bench {
         let source = Narrow { inner: &memory, enforced };
         let outcome = eval::instant(expr, &source, at, &self.options)
             .map_err(|e| QueryError::Execution(e.to_string()))?;
-        let value = match outcome.value {
-            value::Value::Scalar(sample) => Value::Scalar(sample),
-            value::Value::String { at, text } => Value::Text(at, text),
-            value::Value::Vector(v) => {
-                Value::Vector(v.into_iter().map(|s| (s.labels, s.sample)).collect())
-            }
-            value::Value::Matrix(m) => {
-                Value::Matrix(m.into_iter().map(|s| (s.labels, s.samples)).collect())
-            }
-        };
+        let value = engine::own(outcome.value);
         Ok(Answer { value, warnings: Vec::new(), infos: Vec::new(), cost: Cost::default() })
     }
 }
