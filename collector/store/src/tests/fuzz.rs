@@ -33,12 +33,20 @@ impl Random {
         usize::try_from(self.bits() % end.max(1) as u64).unwrap()
     }
 
+    fn small(&mut self, end: usize) -> i64 {
+        i64::try_from(self.below(end)).unwrap()
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.bits().to_le_bytes()[0]
+    }
+
     /// Small numbers, large ones, and those at the edges.
     fn number(&mut self) -> i64 {
         match self.below(6) {
             0 => 0,
-            1 => self.below(7) as i64 - 3,
-            2 => self.below(100_000) as i64,
+            1 => self.small(7) - 3,
+            2 => self.small(100_000),
             3 => [i64::MAX, i64::MIN, -1, 1 << 53, -(1 << 53)][self.below(5)],
             4 => (1i64 << self.below(63)) - 1,
             _ => self.bits().cast_signed(),
@@ -57,8 +65,8 @@ impl Random {
                 1 => bytes[at] = [0, 0x7f, 0x80, 0xff][self.below(4)],
                 2 => bytes.truncate(at),
                 3 => bytes.extend_from_within(at..),
-                4 => bytes.insert(at, self.bits() as u8),
-                _ => bytes = (0..at).map(|_| self.bits() as u8).collect(),
+                4 => bytes.insert(at, self.byte()),
+                _ => bytes = (0..at).map(|_| self.byte()).collect(),
             }
         }
         bytes
@@ -67,7 +75,7 @@ impl Random {
     fn times(&mut self) -> Vec<i64> {
         let mut at = self.number() / 4;
         let step = self.number().unsigned_abs() % 100_000;
-        (0..1 + self.below(300))
+        (0..=self.below(300))
             .map(|_| {
                 let jitter = if self.below(9) == 0 { self.bits() % 50 } else { 0 };
                 at += i64::try_from(step + jitter + 1).unwrap();
@@ -82,7 +90,7 @@ impl Random {
         let unit = [1.0, 10.0, 1000.0, 0.1][self.below(4)];
         (0..count)
             .map(|_| {
-                at = at.wrapping_add([0, self.below(50) as i64, self.number()][kind % 3]);
+                at = at.wrapping_add([0, self.small(50), self.number()][kind % 3]);
                 match kind {
                     0..3 => (at as f64 / unit).to_bits(),
                     3 => (at as f64 * unit).sqrt().to_bits(),
@@ -209,7 +217,7 @@ fn records(random: &mut Random) {
     let _ = record::decode_state(&random.damage(record::encode_state(&changes)));
     let stored = Stored { marks: Vec::new(), attempts: 7, in_blocks_until: 9 };
     let _ = Stored::decode(&random.damage(stored.encode()));
-    let noise: Vec<u8> = (0..random.below(120)).map(|_| random.bits() as u8).collect();
+    let noise: Vec<u8> = (0..random.below(120)).map(|_| random.byte()).collect();
     let _ = Gap::decode(&noise);
     let _ = BatchHead::decode(&noise);
 }
