@@ -105,6 +105,7 @@ impl Points {
     }
 
     /// Adds the number at a step after all those there.
+    #[inline]
     pub(crate) fn push(&mut self, step: usize, value: f64) {
         if self.values.is_empty() {
             self.first = step;

@@ -44,8 +44,13 @@ fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<
     let from_zero = counter && difference > 0.0 && first.value >= 0.0;
     let (stretched, sampled) = stretch.lengths(from_zero.then_some((first.value, difference)));
     // One division in all: there are millions of windows.
-    let per = if per_second { window.range_seconds() } else { 1.0 };
-    Some(difference * stretched / (sampled * per))
+    let factor = if per_second {
+        let range = window.end.saturating_sub(window.start) as f64;
+        stretched * 1000.0 / (sampled * range)
+    } else {
+        stretched / sampled
+    };
+    Some(difference * factor)
 }
 
 /// Where samples lie in a window.
