@@ -211,7 +211,7 @@ async fn everything_arrives_once_over_broken_streams() {
     let (address, _) = bench.collector(collector.clone()).await;
     for second in 1..=8 {
         // Two segments.
-        bench.append(second + 1000 * (second / 5));
+        bench.append(second + 4000 * (second / 5));
     }
     let drain = CancellationToken::new();
     drain.cancel();

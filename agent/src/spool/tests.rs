@@ -112,7 +112,7 @@ fn readers_start_where_the_peer_can_follow() {
     assert_eq!(reader.next().unwrap().unwrap().seq, 4);
     assert_eq!(read(&spool, 2, true).len(), 4, "from the segment's start");
     // Old enough for a new segment: nothing of the first one is needed any more.
-    bench.append(&mut spool, 1000, 10);
+    bench.append(&mut spool, 4000, 10);
     let frames = read(&spool, 4, true);
     assert_eq!(frames.len(), 1);
     assert!(frames[0].header.starts_segment);
@@ -123,7 +123,7 @@ fn acknowledged_segments_are_deleted_and_numbers_go_on() {
     let mut bench = Bench::new(64 << 20);
     let (mut spool, _) = bench.open();
     bench.append(&mut spool, 1, 10);
-    bench.append(&mut spool, 1000, 10);
+    bench.append(&mut spool, 4000, 10);
     spool.ack(1).unwrap();
     assert_eq!(spool.status().first_seq, 2);
     spool.ack(99).unwrap();
