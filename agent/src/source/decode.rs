@@ -80,9 +80,12 @@ impl Memory {
         let mut place = 0..0;
         let mut scattered = false;
         let mut samples = 0u64;
+        // What begins with the first sample: as a rule, all samples and nothing else.
+        let mut behind: &[u8] = &[];
         let mut rest = message;
         loop {
             let start = message.len() - rest.len();
+            let before = rest;
             let Some(field) = field(&mut rest)? else { break };
             match field {
                 (1, Value::Bytes(_)) => {
@@ -90,7 +93,10 @@ impl Memory {
                     place.start = if place.is_empty() { start } else { place.start };
                     place.end = message.len() - rest.len();
                 }
-                (2, Value::Bytes(_)) => samples += 1,
+                (2, Value::Bytes(_)) => {
+                    behind = if samples == 0 { before } else { behind };
+                    samples += 1;
+                }
                 (3, _) => decoded.exemplars += 1,
                 (4, _) => decoded.histograms += 1,
                 _ => {}
@@ -115,7 +121,7 @@ impl Memory {
                 decoded.reason.get_or_insert(reason);
             }
             Series::Listed(labels) => {
-                let mut rest = message;
+                let mut rest = behind;
                 while let Some(field) = field(&mut rest)? {
                     if let (2, Value::Bytes(bytes)) = field {
                         decoded.samples.push((labels.clone(), sample(bytes)?));

@@ -71,7 +71,7 @@ const RECENT: Duration = Duration::from_secs(86_400);
 /// A flush begins a new journal segment when the current one is this long.
 const ROLL_BYTES: u64 = 1 << 20;
 /// Closed windows of so many bytes in memory do not wait: a restart would have to read them again.
-const CLOSED_BYTES: usize = 16 << 20;
+const CLOSED_BYTES: usize = 24 << 20;
 
 /// Where a store lives and what it accepts.
 #[derive(Debug, Clone)]
