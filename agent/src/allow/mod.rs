@@ -17,6 +17,7 @@ mod screen;
 mod state;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,27 @@ const OWNER_SWEEPS: u32 = 60;
 /// The last millisecond of the year 9999.
 const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
+/// Hashes addresses in this process, which nobody chooses: one multiplication spreads them.
+#[derive(Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize(usize::from(*byte));
+        }
+    }
+
+    fn write_usize(&mut self, n: usize) {
+        let spread = (self.0 ^ n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ (spread >> 32);
+    }
+}
+
 /// What the allowlist let through.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
@@ -66,7 +88,7 @@ pub(crate) struct Allowlist {
     metrics: AllowMetrics,
     limits: Limits,
     key: Key,
-    cache: HashMap<usize, Cached>,
+    cache: HashMap<usize, Cached, BuildHasherDefault<Spread>>,
     outputs: Outputs,
     merges: Merges,
     catalogue: Catalogue,
@@ -135,7 +157,7 @@ impl Allowlist {
             metrics,
             limits: Limits::default(),
             key: Key::random(),
-            cache: HashMap::new(),
+            cache: HashMap::default(),
             outputs: Outputs::default(),
             merges: Merges::default(),
             catalogue: Catalogue::default(),
