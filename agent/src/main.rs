@@ -170,10 +170,10 @@ fn load(file: &ConfigFile) -> Result<Checked, StartError> {
     Checked::new(Config::load(&file.path, environment)?)
 }
 
-/// Two threads are enough for streams; the disk has a few of its own.
+/// One thread is enough for streams, and wakes nobody; the disk has a few of its own.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .max_blocking_threads(8)
         .enable_all()
         .build()
