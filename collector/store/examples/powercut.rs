@@ -129,7 +129,8 @@ fn write(dir: &Path, log: &Path) -> Outcome<String> {
             }),
         );
         answer.recv()??;
-        writeln!(log, "{round}")?;
+        // In one write, so that a trace has one line for it.
+        log.write_all(format!("{round}\n").as_bytes())?;
         if round % 12 == 11 {
             tick.send(now)?;
         }
