@@ -1,4 +1,6 @@
-//! A keyed 128-bit fingerprint (SipHash): knows a label set again without keeping its text.
+//! A keyed 128-bit fingerprint (SipHash): knows a label set again without keeping its text; and a hash of addresses.
+
+use std::hash::Hasher;
 
 use tributary_model::label::Labels;
 
@@ -31,6 +33,27 @@ impl Key {
     /// The fingerprint of bytes, with fewer rounds: for look-ups inside one process.
     pub(crate) fn bytes(self, bytes: &[u8]) -> Digest {
         Digest(siphash::<1, 3>(self, bytes))
+    }
+}
+
+/// Hashes addresses in this process, which nobody chooses: one multiplication spreads them.
+#[derive(Debug, Default)]
+pub(crate) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize(usize::from(*byte));
+        }
+    }
+
+    fn write_usize(&mut self, n: usize) {
+        let spread = (self.0 ^ n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ (spread >> 32);
     }
 }
 

@@ -17,7 +17,7 @@ mod screen;
 mod state;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
 use tributary_proto::limits::Limits;
 
-use digest::{Digest, Key};
+use digest::{Digest, Key, Spread};
 use merge::{Merges, Pushed};
 use metadata::Catalogue;
 pub(crate) use metrics::AllowMetrics;
@@ -48,27 +48,6 @@ const CACHED_SWEEPS: u32 = 10;
 const OWNER_SWEEPS: u32 = 60;
 /// The last millisecond of the year 9999.
 const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_999);
-
-/// Hashes addresses in this process, which nobody chooses: one multiplication spreads them.
-#[derive(Debug, Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_usize(usize::from(*byte));
-        }
-    }
-
-    fn write_usize(&mut self, n: usize) {
-        let spread = (self.0 ^ n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = spread ^ (spread >> 32);
-    }
-}
 
 /// What the allowlist let through.
 #[derive(Debug, Default)]
