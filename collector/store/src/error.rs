@@ -93,6 +93,17 @@ pub enum KvError {
     /// sled panicked; it does so on some damaged files.
     #[error("sled panicked: {0}")]
     Panicked(String),
+    /// A file that is of no use could not be removed.
+    #[error("removing {}", path.display())]
+    Remove {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is being dropped.
+    #[error("sled is closed")]
+    Closed,
     /// A test told it to fail.
     #[error("told to fail")]
     Injected,

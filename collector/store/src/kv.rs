@@ -40,13 +40,15 @@ pub(crate) trait Kv: Send + Sync {
 /// sled 0.34.
 pub(crate) struct Sled {
     dir: PathBuf,
-    db: sled::Db,
+    /// Taken when it is dropped.
+    db: Option<sled::Db>,
     trees: RwLock<HashMap<String, sled::Tree>>,
 }
 
 impl Sled {
     /// Opens or makes a database. A panic of sled's over damaged files is an error here.
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, KvError> {
+        remove_unfinished(dir)?;
         let open = || {
             let db = sled::Config::new()
                 .path(dir)
@@ -60,7 +62,11 @@ impl Sled {
             Ok::<_, sled::Error>(db)
         };
         let db = catch_unwind(open).map_err(|cause| KvError::Panicked(panic_text(&*cause)))??;
-        Ok(Self { dir: dir.to_owned(), db, trees: RwLock::default() })
+        Ok(Self { dir: dir.to_owned(), db: Some(db), trees: RwLock::default() })
+    }
+
+    fn db(&self) -> Result<&sled::Db, KvError> {
+        self.db.as_ref().ok_or(KvError::Closed)
     }
 
     fn tree(&self, name: &str) -> Result<sled::Tree, KvError> {
@@ -68,7 +74,7 @@ impl Sled {
         if let Some(tree) = known {
             return Ok(tree);
         }
-        let tree = self.db.open_tree(name)?;
+        let tree = self.db()?.open_tree(name)?;
         let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         trees.insert(name.to_owned(), tree.clone());
         Ok(tree)
@@ -77,11 +83,35 @@ impl Sled {
     /// Whether a tree exists; reading must not make one.
     fn existing(&self, name: &str) -> Result<Option<sled::Tree>, KvError> {
         let known = self.trees.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        if known.is_none() && !self.db.tree_names().iter().any(|tree| tree == name.as_bytes()) {
+        if known.is_none() && !self.db()?.tree_names().iter().any(|tree| tree == name.as_bytes()) {
             return Ok(None);
         }
         self.tree(name).map(Some)
     }
+}
+
+impl Drop for Sled {
+    /// sled flushes when it is dropped, and panics if it cannot.
+    fn drop(&mut self) {
+        let trees =
+            std::mem::take(&mut *self.trees.write().unwrap_or_else(PoisonError::into_inner));
+        let db = self.db.take();
+        // Whatever was to be on disk was synced before; nobody is left to hear of the rest.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop((trees, db))));
+    }
+}
+
+/// Removes snapshots of sled's that were being written when it was killed. It makes them anew from its log, but takes one
+/// that is not whole for damage to all of it.
+fn remove_unfinished(dir: &Path) -> Result<(), KvError> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(&path).map_err(|source| KvError::Remove { path, source })?;
+        }
+    }
+    Ok(())
 }
 
 /// Turns a panic inside sled into an error.
@@ -130,21 +160,21 @@ impl Kv for Sled {
     }
 
     fn trees(&self) -> Vec<String> {
-        let names = self.db.tree_names();
+        let names = self.db().map(sled::Db::tree_names).unwrap_or_default();
         names.iter().filter_map(|name| String::from_utf8(name.to_vec()).ok()).collect()
     }
 
     fn drop_tree(&self, tree: &str) -> Result<(), KvError> {
         guarded(|| {
             self.trees.write().unwrap_or_else(PoisonError::into_inner).remove(tree);
-            self.db.drop_tree(tree)?;
+            self.db()?.drop_tree(tree)?;
             Ok(())
         })
     }
 
     fn persist(&self) -> Result<(), KvError> {
         guarded(|| {
-            self.db.flush()?;
+            self.db()?.flush()?;
             // sled's flush hands the data to the system but does not wait until the disk has it.
             sync_folder(&self.dir)
         })
@@ -195,6 +225,18 @@ pub(crate) mod memory;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_that_was_being_written_is_no_damage() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let open = || Sled::open(dir.path(), 1 << 20).unwrap();
+        let kv = open();
+        kv.batch("t", vec![(b"a".to_vec(), Some(b"1".to_vec()))]).unwrap();
+        kv.persist().unwrap();
+        drop(kv);
+        std::fs::write(dir.path().join("snap.0000000000ffffff.generating"), b"").unwrap();
+        assert_eq!(open().get("t", b"a").unwrap(), Some(b"1".to_vec()));
+    }
 
     #[test]
     fn sled_keeps_what_was_persisted_and_drops_trees() {

@@ -151,6 +151,9 @@ pub(crate) fn open<R: Replay + Send>(
 /// Opens sled. If it refuses or what it holds makes no sense, it is put aside and a new one begun.
 fn open_sled(options: Options, report: &mut OpenReport) -> Result<(Core, Progress), Error> {
     let dir = options.path.join("sled");
+    if !dir.is_dir() {
+        make_sled(&options, &dir)?;
+    }
     let opened = Sled::open_patiently(&dir, options.cache_bytes, LOCK_PATIENCE);
     let why = match opened {
         Ok(kv) => match load(options.clone(), Box::new(kv), report) {
@@ -161,15 +164,33 @@ fn open_sled(options: Options, report: &mut OpenReport) -> Result<(Core, Progres
         Err(e) => chain(&e),
     };
     let aside = free_name(&options.path)?;
-    fs::rename(&dir, &aside).map_err(|source| Error::Io {
-        doing: "putting aside the damaged folder",
-        path: dir.clone(),
-        source,
-    })?;
+    rename(&dir, &aside, "putting aside the damaged folder")?;
     report.set_aside = Some((aside, why));
     report.damaged.clear();
+    make_sled(&options, &dir)?;
     let kv = Sled::open_patiently(&dir, options.cache_bytes, LOCK_PATIENCE);
     load(options, Box::new(kv.map_err(Error::kv("opening sled"))?), report)
+}
+
+/// Makes an empty sled under another name, and renames it once it is on disk: one that was cut short in the making would
+/// look damaged.
+fn make_sled(options: &Options, dir: &Path) -> Result<(), Error> {
+    let new = dir.with_extension("new");
+    if new.is_dir() {
+        let removed = fs::remove_dir_all(&new);
+        removed.map_err(|source| Error::Io { doing: "removing", path: new.clone(), source })?;
+    }
+    let kv = Sled::open_patiently(&new, options.cache_bytes, LOCK_PATIENCE);
+    kv.and_then(|kv| kv.persist()).map_err(Error::kv("making sled"))?;
+    rename(&new, dir, "making the folder")
+}
+
+/// Renames a folder beside itself, and returns when that is on disk.
+fn rename(from: &Path, to: &Path, doing: &'static str) -> Result<(), Error> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    let renamed = fs::rename(from, to);
+    let synced = renamed.and_then(|()| fs::File::open(folder)?.sync_all());
+    synced.map_err(|source| Error::Io { doing, path: to.to_owned(), source })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
