@@ -234,7 +234,7 @@ mod tests {
         kv.batch("t", vec![(b"a".to_vec(), Some(b"1".to_vec()))]).unwrap();
         kv.persist().unwrap();
         drop(kv);
-        std::fs::write(dir.path().join("snap.0000000000ffffff.generating"), b"").unwrap();
+        fs::write(dir.path().join("snap.0000000000ffffff.generating"), b"").unwrap();
         assert_eq!(open().get("t", b"a").unwrap(), Some(b"1".to_vec()));
     }
 
