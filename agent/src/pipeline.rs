@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
@@ -98,7 +99,7 @@ enum Work {
 async fn batch(first: Arrival, arrivals: &mut mpsc::Receiver<Arrival>, send: Send) -> Vec<Arrival> {
     let until = tokio::time::Instant::now() + send.max_delay;
     let enough = usize::try_from(send.max_bytes).unwrap_or(usize::MAX) / size_of::<Sample>();
-    let mut samples = first.samples.len();
+    let mut samples = first.len();
     let mut batch = vec![first];
     while samples < BATCH_SAMPLES {
         let next = match arrivals.try_recv() {
@@ -107,7 +108,7 @@ async fn batch(first: Arrival, arrivals: &mut mpsc::Receiver<Arrival>, send: Sen
             Err(_) => tokio::time::timeout_at(until, arrivals.recv()).await.ok().flatten(),
         };
         let Some(next) = next else { break };
-        samples += next.samples.len();
+        samples += next.len();
         batch.push(next);
     }
     batch
@@ -138,6 +139,8 @@ struct Core {
 
 /// Series and their samples.
 type Samples = Vec<(Labels, Sample)>;
+/// Series and their native histograms.
+type Histograms = Vec<(Labels, HistogramSample)>;
 
 impl Companion for Allowlist {
     fn snapshot(&self) -> Vec<u8> {
@@ -175,19 +178,22 @@ impl Core {
         if let Err(error) = self.mend() {
             return self.refuse(arrivals.into_iter().filter_map(|arrival| arrival.done), &error);
         }
-        let (mut samples, mut metadata, mut waiting) = (Samples::new(), Vec::new(), Vec::new());
+        let mut all = Kept::default();
+        let mut waiting = Vec::new();
         for arrival in arrivals {
-            let kept = self.allow.apply(arrival.samples, arrival.metadata, now);
-            if samples.is_empty() {
-                samples = kept.samples;
+            let Arrival { samples, histograms, metadata, gaps, done } = arrival;
+            let kept = self.allow.apply(samples, histograms, metadata, now);
+            if all.samples.is_empty() {
+                all.samples = kept.samples;
             } else {
-                samples.extend(kept.samples);
+                all.samples.extend(kept.samples);
             }
-            metadata.extend(kept.metadata);
-            self.gaps.extend(arrival.gaps);
-            waiting.extend(arrival.done);
+            all.histograms.extend(kept.histograms);
+            all.metadata.extend(kept.metadata);
+            self.gaps.extend(gaps);
+            waiting.extend(done);
         }
-        match self.put(&samples, metadata, now) {
+        match self.put(all, now) {
             Ok(()) => waiting.into_iter().for_each(|done| drop(done.send(Ok(())))),
             Err(error) => self.refuse(waiting.into_iter(), &error),
         }
@@ -208,25 +214,27 @@ impl Core {
     /// Puts out what nobody waits for; after a failure the merges' state brings it again.
     fn put_quietly(&mut self, kept: Kept, now: Timestamp) {
         if self.mend().is_ok() {
-            let _ = self.put(&kept.samples, kept.metadata, now);
+            let _ = self.put(kept, now);
         }
     }
 
-    fn put(
-        &mut self,
-        samples: &[(Labels, Sample)],
-        mut metadata: Vec<Metadata>,
-        now: Timestamp,
-    ) -> Result<(), SpoolError> {
+    fn put(&mut self, kept: Kept, now: Timestamp) -> Result<(), SpoolError> {
+        let Kept { samples, histograms, mut metadata } = kept;
         metadata.retain(|entry| self.is_news(entry, now));
-        let complete_until = self.advance(samples, now);
-        let batch = Batch { samples, metadata: &metadata, gaps: &self.gaps, complete_until };
+        let complete_until = self.advance(&samples, &histograms, now);
+        let batch = Batch {
+            samples: &samples,
+            histograms: &histograms,
+            metadata: &metadata,
+            gaps: &self.gaps,
+            complete_until,
+        };
         let allow = &mut self.allow;
         let put = self.spool.with(|spool| spool.append(&batch, allow, now));
         match &put {
             Ok(()) => {
                 self.gaps.clear();
-                self.metrics.spooled.inc_by(samples.len() as u64);
+                self.metrics.spooled.inc_by((samples.len() + histograms.len()) as u64);
             }
             Err(error) => {
                 tracing::error!(error = crate::link::chain(error), "writing to the spool failed");
@@ -250,8 +258,9 @@ impl Core {
 
     /// The time up to which nothing is missing any more: what arrives comes in order of time, apart from merges that
     /// still wait for members.
-    fn advance(&mut self, samples: &[(Labels, Sample)], now: Timestamp) -> Timestamp {
-        let oldest = samples.iter().map(|(_, sample)| sample.at).min();
+    fn advance(&mut self, samples: &Samples, histograms: &Histograms, now: Timestamp) -> Timestamp {
+        let of_histograms = histograms.iter().map(|(_, sample)| sample.at);
+        let oldest = samples.iter().map(|(_, sample)| sample.at).chain(of_histograms).min();
         if let Some(oldest) = oldest {
             self.watermark = self.watermark.max(oldest.min(now));
         }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tributary_journal::{Journal, Position};
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
@@ -236,7 +237,7 @@ impl Spool {
         let mut rest = *batch;
         let before = self.next_seq;
         self.pending.extend(batch.gaps);
-        while !(rest.samples.is_empty() && rest.metadata.is_empty() && self.pending.is_empty()) {
+        while !(rest.is_empty() && self.pending.is_empty()) {
             rest = self.append_frame(rest, now)?;
         }
         let changes = companion.changes();
@@ -263,10 +264,17 @@ impl Spool {
             Some(encoder) => (false, encoder),
             None => (true, self.start_segment(now)?),
         };
-        let (samples_now, samples_later) = split(batch.samples, encoder.prefix(batch.samples));
+        let (numbers, histograms) = encoder.prefixes(batch.samples, batch.histograms);
+        let (samples_now, samples_later) = split(batch.samples, numbers);
+        let (histograms_now, histograms_later) = split(batch.histograms, histograms);
         let (metadata_now, metadata_later) = split(batch.metadata, metadata_prefix(batch.metadata));
         let gaps = self.pending.as_slice();
-        let content = Content { samples: samples_now, metadata: metadata_now, gaps };
+        let content = Content {
+            samples: samples_now,
+            histograms: histograms_now,
+            metadata: metadata_now,
+            gaps,
+        };
         let bytes = match encoder.encode(self.next_seq, batch.complete_until, &content) {
             // The next round starts a new segment.
             Err(FrameError::SegmentFull) if !fresh => return Ok(batch),
@@ -285,7 +293,12 @@ impl Spool {
         }
         self.next_seq = self.next_seq.saturating_add(1);
         self.encoder = Some(encoder);
-        Ok(Batch { samples: samples_later, metadata: metadata_later, ..batch })
+        Ok(Batch {
+            samples: samples_later,
+            histograms: histograms_later,
+            metadata: metadata_later,
+            ..batch
+        })
     }
 
     /// The encoder, unless its segment is large or old enough to end.
@@ -431,12 +444,21 @@ impl Spool {
 pub(crate) struct Batch<'a> {
     /// Samples with the labels they leave with.
     pub(crate) samples: &'a [(Labels, Sample)],
+    /// Native histograms in the same way.
+    pub(crate) histograms: &'a [(Labels, HistogramSample)],
     /// Metadata of metrics that leave.
     pub(crate) metadata: &'a [Metadata],
     /// Intervals that sources know to be missing.
     pub(crate) gaps: &'a [Gap],
     /// Nothing older is missing, except gaps.
     pub(crate) complete_until: Timestamp,
+}
+
+impl Batch<'_> {
+    /// Whether nothing is left but gaps.
+    fn is_empty(&self) -> bool {
+        self.samples.is_empty() && self.histograms.is_empty() && self.metadata.is_empty()
+    }
 }
 
 fn split<T>(all: &[T], at: usize) -> (&[T], &[T]) {

@@ -101,7 +101,13 @@ impl Bench {
         let labels = Labels::from_pairs([("__name__", "m")]).unwrap();
         let samples = [(labels, Sample::new(second * 1000, 0.5))];
         let at = Timestamp::from_millis(second * 1000);
-        let batch = Batch { samples: &samples, metadata: &[], gaps: &[], complete_until: at };
+        let batch = Batch {
+            samples: &samples,
+            histograms: &[],
+            metadata: &[],
+            gaps: &[],
+            complete_until: at,
+        };
         self.spool.with(|spool| spool.append(&batch, &mut Nothing, at)).unwrap();
     }
 }

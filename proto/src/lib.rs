@@ -3,6 +3,7 @@
 pub mod convert;
 pub mod frame;
 pub mod limits;
+pub mod remote;
 
 /// The session's messages and service stubs, generated from `tributary/v1/tributary.proto`.
 #[allow(

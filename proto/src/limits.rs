@@ -31,6 +31,9 @@ pub const MAX_REMEMBERED_LISTS: usize = 1_024;
 /// Most runs in all remembered lists of a segment. Further lists are written out each time.
 pub const MAX_REMEMBERED_RUNS: usize = 65_536;
 
+/// Most counts of histograms that a segment remembers, sixteen more for each of them. Further histograms are written in full.
+pub const MAX_REMEMBERED_COUNTS: usize = 4 << 20;
+
 /// Most labels of a series. The agent drops the series and counts it; the collector refuses the frame.
 pub const MAX_LABELS: usize = 128;
 

@@ -49,6 +49,8 @@ pub(crate) enum Dropped {
     oversized,
     /// Too many series are behind merged ones.
     members,
+    /// It is a native histogram of a series that is merged.
+    histogram_merge,
     /// Its timestamp is before 1970 or after 9999.
     timestamp,
 }

@@ -21,6 +21,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
@@ -54,6 +55,8 @@ const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 pub(crate) struct Kept {
     /// Samples under the labels they leave with.
     pub(crate) samples: Vec<(Labels, Sample)>,
+    /// Native histograms in the same way.
+    pub(crate) histograms: Vec<(Labels, HistogramSample)>,
     /// Metadata of metrics that leave.
     pub(crate) metadata: Vec<Metadata>,
 }
@@ -122,7 +125,7 @@ struct Tally {
     kept: u64,
     stripped: u64,
     merged: u64,
-    dropped: [(Option<Dropped>, u64); 7],
+    dropped: [(Option<Dropped>, u64); 8],
 }
 
 impl Allowlist {
@@ -166,6 +169,7 @@ impl Allowlist {
     pub(crate) fn apply(
         &mut self,
         samples: Vec<(Labels, Sample)>,
+        histograms: Vec<(Labels, HistogramSample)>,
         metadata: Vec<Metadata>,
         now: Timestamp,
     ) -> Kept {
@@ -174,7 +178,7 @@ impl Allowlist {
         if retyped {
             self.retype();
         }
-        let mut kept = Kept { samples: Vec::with_capacity(samples.len()), metadata: Vec::new() };
+        let mut kept = Kept { samples: Vec::with_capacity(samples.len()), ..Kept::default() };
         let mut tally = Tally::default();
         for (labels, sample) in samples {
             if sample.at < Timestamp::default() || sample.at > LAST {
@@ -183,6 +187,9 @@ impl Allowlist {
             }
             let decision = self.decision(labels, sample.at, now);
             self.pass(decision, sample, now, &mut kept, &mut tally);
+        }
+        for (labels, histogram) in histograms {
+            self.pass_histogram(labels, histogram, now, &mut kept, &mut tally);
         }
         self.put_out(now, &mut kept, &mut tally);
         kept
@@ -352,45 +359,83 @@ impl Allowlist {
         kept: &mut Kept,
         tally: &mut Tally,
     ) {
-        match decision {
-            Decision::Unlisted => tally.drop(Dropped::not_listed),
-            Decision::Full { .. } => tally.drop(Dropped::budget),
-            Decision::Taken => tally.drop(Dropped::collision),
-            Decision::Oversized => tally.drop(Dropped::oversized),
-            Decision::Crowded => tally.drop(Dropped::members),
-            Decision::Merged { group, member, output } => {
-                if let Some(output) = self.outputs.at(output) {
-                    output.seen = now;
-                }
-                match self.merges.push(group, member, sample, now) {
-                    Pushed::Taken => tally.merged += 1,
-                    Pushed::Known => tally.drop(Dropped::repeated),
-                }
-            }
-            Decision::Direct { output, source, stripped } => {
-                let Some(output) = self.outputs.at(output) else { return };
+        if let Decision::Merged { group, member, output } = decision {
+            if let Some(output) = self.outputs.at(output) {
                 output.seen = now;
-                let Some(owner) = &mut output.owner else { return };
-                match owner.judge(source, sample) {
-                    Judged::Refused => {
-                        let rule = output.rule;
-                        let labels = output.labels.clone();
-                        tally.drop(Dropped::collision);
-                        self.tell_of_collision(rule, &labels);
-                        return;
-                    }
-                    Judged::Owner => {}
-                    Judged::NewOwner => {
-                        if let Some(output) = owner.remembered {
-                            self.merges.own(output, Some(source));
-                        }
-                    }
+            }
+            match self.merges.push(group, member, sample, now) {
+                Pushed::Taken => tally.merged += 1,
+                Pushed::Known => tally.drop(Dropped::repeated),
+            }
+        } else if let Some(labels) = self.admit(decision, sample, now, tally) {
+            kept.samples.push((labels, sample));
+        }
+    }
+
+    /// Histograms pass as numbers do, but are not merged: theirs would need members of one layout.
+    fn pass_histogram(
+        &mut self,
+        labels: Labels,
+        histogram: HistogramSample,
+        now: Timestamp,
+        kept: &mut Kept,
+        tally: &mut Tally,
+    ) {
+        let at = histogram.at;
+        if at < Timestamp::default() || at > LAST {
+            return tally.drop(Dropped::timestamp);
+        }
+        let decision = self.decision(labels, at, now);
+        // Of a sample, only the time and whether it is a marker count here.
+        let sample = Sample { at, value: histogram.histogram.sum() };
+        if let Some(labels) = self.admit(decision, sample, now, tally) {
+            kept.histograms.push((labels, histogram));
+        }
+    }
+
+    /// The labels that a sample leaves with, if it leaves as it is.
+    fn admit(
+        &mut self,
+        decision: Decision,
+        sample: Sample,
+        now: Timestamp,
+        tally: &mut Tally,
+    ) -> Option<Labels> {
+        let (output, source, stripped) = match decision {
+            Decision::Direct { output, source, stripped } => (output, source, stripped),
+            other => {
+                tally.drop(match other {
+                    Decision::Full { .. } => Dropped::budget,
+                    Decision::Taken => Dropped::collision,
+                    Decision::Oversized => Dropped::oversized,
+                    Decision::Crowded => Dropped::members,
+                    Decision::Merged { .. } => Dropped::histogram_merge,
+                    Decision::Unlisted | Decision::Direct { .. } => Dropped::not_listed,
+                });
+                return None;
+            }
+        };
+        let output = self.outputs.at(output)?;
+        output.seen = now;
+        let owner = output.owner.as_mut()?;
+        match owner.judge(source, sample) {
+            Judged::Refused => {
+                let rule = output.rule;
+                let labels = output.labels.clone();
+                tally.drop(Dropped::collision);
+                self.tell_of_collision(rule, &labels);
+                return None;
+            }
+            Judged::Owner => {}
+            Judged::NewOwner => {
+                if let Some(output) = owner.remembered {
+                    self.merges.own(output, Some(source));
                 }
-                tally.kept += 1;
-                tally.stripped += u64::from(stripped);
-                kept.samples.push((output.labels.clone(), sample));
             }
         }
+        tally.kept += 1;
+        tally.stripped += u64::from(stripped);
+        Some(output.labels.clone())
     }
 
     /// Settles merges, adds metadata, sweeps when it is time, and counts.

@@ -42,7 +42,7 @@ fn shown(kept: &Kept) -> Vec<String> {
 
 /// Applies rows at a second of the wall clock, and tells what came out.
 fn step(allowlist: &mut Allowlist, now: i64, rows: &[Row<'_>]) -> Vec<String> {
-    shown(&allowlist.apply(samples(rows), vec![], at(now)))
+    shown(&allowlist.apply(samples(rows), vec![], vec![], at(now)))
 }
 
 #[test]
@@ -61,6 +61,53 @@ fn only_what_is_listed_leaves_and_only_with_listed_labels() {
     assert_eq!(out, ["up{job=\"j\"} 1 @1", "x{a=\"c\", d=\"e\"} 2 @1"]);
     assert_eq!(list.metrics.dropped.get_or_create(&reason(Dropped::not_listed)).get(), 2);
     assert_eq!(list.metrics.stripped.get(), 1);
+}
+
+#[test]
+fn histograms_follow_the_rules_but_are_not_merged() {
+    use tributary_model::histogram::{Histogram, Parts};
+    let mut list = allowlist(
+        "rules: [{match: h, labels: [job]}, {match: m, labels: [], merge: sum}, {match: k, max_series: 1}]",
+    );
+    let sample = |text: &str, second: i64, histogram: Histogram| {
+        (labels(text), HistogramSample { at: at(second), histogram: histogram.into() })
+    };
+    let some = || Histogram::new(Parts { count: 2.0, ..Parts::default() }).unwrap();
+    let rows = vec![
+        sample("h{job=\"a\",pod=\"1\"}", 1, some()),
+        sample("h{job=\"a\",pod=\"2\"}", 1, some()),
+        sample("h{job=\"a\",pod=\"1\"}", 2, Histogram::stale()),
+        sample("h{job=\"a\",pod=\"2\"}", 3, some()),
+        sample("m{pod=\"1\"}", 1, some()),
+        sample("other", 1, some()),
+        sample("k{n=\"1\"}", 1, some()),
+        sample("k{n=\"2\"}", 1, some()),
+        sample("k{n=\"1\"}", -1, some()),
+    ];
+    let kept = list.apply(vec![], rows, vec![], at(3));
+    let shown: Vec<_> = kept
+        .histograms
+        .iter()
+        .map(|(labels, sample)| (labels.to_string(), sample.at, sample.histogram.is_stale()))
+        .collect();
+    let h = "h{job=\"a\"}".to_owned();
+    let k = "k{n=\"1\"}".to_owned();
+    let expected =
+        [(h.clone(), at(1), false), (h.clone(), at(2), true), (h, at(3), false), (k, at(1), false)];
+    assert_eq!(shown, expected);
+    for (dropped, count) in [
+        (Dropped::collision, 1),
+        (Dropped::histogram_merge, 1),
+        (Dropped::not_listed, 1),
+        (Dropped::budget, 1),
+        (Dropped::timestamp, 1),
+    ] {
+        assert_eq!(
+            list.metrics.dropped.get_or_create(&reason(dropped)).get(),
+            count,
+            "{dropped:?}"
+        );
+    }
 }
 
 fn reason(reason: Dropped) -> metrics::Reason {
@@ -110,7 +157,7 @@ fn timestamps_outside_of_time_are_dropped() {
     let mut list = allowlist("rules: [{match: up}]");
     let odd = [i64::MIN, -1, 253_402_300_800_000, i64::MAX];
     let samples = odd.map(|millis| (labels("up"), Sample::new(millis, 1.0))).to_vec();
-    assert!(list.apply(samples, vec![], at(1)).samples.is_empty());
+    assert!(list.apply(samples, vec![], vec![], at(1)).samples.is_empty());
 }
 
 #[test]
@@ -183,7 +230,7 @@ fn a_declared_type_decides_how_sums_go() {
     let (a, b) = ("x_total{i=\"a\"}", "x_total{i=\"b\"}");
     let gauge =
         Metadata { metric: "x_total".into(), kind: MetricType::Gauge, ..Metadata::default() };
-    let kept = list.apply(samples(&[(a, 1, 5.0), (b, 1, 5.0)]), vec![gauge.clone()], at(1));
+    let kept = list.apply(samples(&[(a, 1, 5.0), (b, 1, 5.0)]), vec![], vec![gauge.clone()], at(1));
     assert_eq!(kept.metadata, [gauge]);
     assert_eq!(step(&mut list, 2, &[(a, 2, 1.0), (b, 2, stale_nan())]), ["x_total 1 @2"]);
 }
@@ -211,7 +258,7 @@ fn what_a_failed_disk_lost_comes_again() {
     let on_disk = list.snapshot();
     let rows = [(a, 2, 1.0), (b, 2, 2.0)];
     for _ in 0..2 {
-        let kept = list.apply(samples(&rows), metadata(), at(2));
+        let kept = list.apply(samples(&rows), vec![], metadata(), at(2));
         assert_eq!((shown(&kept), kept.metadata.len()), (vec!["x 3 @2".to_owned()], 1));
         list.restore(&on_disk, &[]).unwrap();
     }
@@ -323,7 +370,7 @@ fn run(requests: &[Request], crashes: bool, time_passes: bool) -> Vec<(i64, f64)
     for (i, request) in requests.iter().enumerate() {
         let now = at(request.rows.first().filter(|_| time_passes).map_or(0, |row| row.1));
         if crashes && request.fate != Fate::Fine {
-            let kept = list.apply(rows_of(request), vec![], now);
+            let kept = list.apply(rows_of(request), vec![], vec![], now);
             if request.fate == Fate::Unanswered {
                 put(kept);
                 changes.extend(list.changes());
@@ -331,7 +378,7 @@ fn run(requests: &[Request], crashes: bool, time_passes: bool) -> Vec<(i64, f64)
             list = allowlist(RULE);
             list.restore(&snapshot, &changes).unwrap();
         }
-        put(list.apply(rows_of(request), vec![], now));
+        put(list.apply(rows_of(request), vec![], vec![], now));
         changes.extend(list.changes());
         if i % 7 == 6 {
             snapshot = list.snapshot();
@@ -343,7 +390,7 @@ fn run(requests: &[Request], crashes: bool, time_passes: bool) -> Vec<(i64, f64)
     }
     put(list.finish(at(10_000)));
     let last: Vec<_> = (0..4).map(|member| (member, 10_000, 1000.0)).collect();
-    put(list.apply(rows_of(&Request { rows: last, fate: Fate::Fine }), vec![], at(10_000)));
+    put(list.apply(rows_of(&Request { rows: last, fate: Fate::Fine }), vec![], vec![], at(10_000)));
     put(list.finish(at(10_000)));
     out
 }

@@ -1,8 +1,10 @@
 //! Reads remote-write 1.0 messages where they lie: the bytes of a series' labels are looked up, not decoded again.
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::{Label, Labels, METRIC_NAME};
 use tributary_model::sample::Sample;
 use tributary_model::series::{Metadata, MetricType};
+use tributary_proto::remote::read_histogram;
 
 use super::intern::{Cache, Series, Texts};
 use crate::allow::rules::Rules;
@@ -19,15 +21,18 @@ pub(crate) const MAX_SERIES_BYTES: usize = 64 << 10;
 pub(crate) struct Decoded {
     /// Samples of listed series.
     pub(crate) samples: Vec<(Labels, Sample)>,
+    /// Native histograms of listed series.
+    pub(crate) histograms: Vec<(Labels, HistogramSample)>,
     /// Types, helps, units.
     pub(crate) metadata: Vec<Metadata>,
     /// Samples of series that no rule lists.
     pub(crate) unlisted: u64,
-    /// Samples of series with labels that are not valid, and the first reason.
+    /// Samples of series with labels that are not valid.
     pub(crate) invalid: u64,
+    /// Native histograms that are not valid.
+    pub(crate) invalid_histograms: u64,
+    /// Why the first sample was not taken.
     pub(crate) reason: Option<&'static str>,
-    /// Samples of native histograms.
-    pub(crate) histograms: u64,
     /// Exemplars.
     pub(crate) exemplars: u64,
     /// Metadata entries that are not valid.
@@ -93,12 +98,11 @@ impl Memory {
                     place.start = if place.is_empty() { start } else { place.start };
                     place.end = message.len() - rest.len();
                 }
-                (2, Value::Bytes(_)) => {
+                (2 | 4, Value::Bytes(_)) => {
                     behind = if samples == 0 { before } else { behind };
                     samples += 1;
                 }
                 (3, _) => decoded.exemplars += 1,
-                (4, _) => decoded.histograms += 1,
                 _ => {}
             }
         }
@@ -123,8 +127,18 @@ impl Memory {
             Series::Listed(labels) => {
                 let mut rest = behind;
                 while let Some(field) = field(&mut rest)? {
-                    if let (2, Value::Bytes(bytes)) = field {
-                        decoded.samples.push((labels.clone(), sample(bytes)?));
+                    match field {
+                        (2, Value::Bytes(bytes)) => {
+                            decoded.samples.push((labels.clone(), sample(bytes)?));
+                        }
+                        (4, Value::Bytes(bytes)) => match read_histogram(bytes) {
+                            Ok(sample) => decoded.histograms.push((labels.clone(), sample)),
+                            Err(refused) => {
+                                decoded.invalid_histograms += 1;
+                                decoded.reason.get_or_insert(refused.as_str());
+                            }
+                        },
+                        _ => {}
                     }
                 }
             }
@@ -320,6 +334,12 @@ pub(super) mod tests {
         bytes(2, &[&value[..], &[2 << 3, second]].concat())
     }
 
+    /// Three observations of about 1, at 5 ms.
+    pub(crate) fn histogram() -> Vec<u8> {
+        let span = bytes(11, &[2 << 3, 1]);
+        [&[1 << 3, 3][..], &span, &bytes(12, &[6]), &[15 << 3, 5]].concat()
+    }
+
     pub(crate) fn request(series: &[Vec<u8>]) -> Vec<u8> {
         series.iter().flat_map(|series| bytes(1, series)).collect()
     }
@@ -379,16 +399,24 @@ pub(super) mod tests {
     #[test]
     fn metadata_histograms_and_exemplars() {
         let entry = [&[1 << 3, 1][..], &bytes(2, b"up"), &bytes(4, b"Help."), &bytes(5, b"s")];
-        let series = [label("__name__", "up"), bytes(4, b""), bytes(3, b"")].concat();
+        let bad = bytes(4, &[0xff]);
+        let series = [label("__name__", "up"), bytes(4, &histogram()), bad, bytes(3, b"")].concat();
+        let down = [label("__name__", "down"), bytes(4, &histogram())].concat();
         let body = [
             bytes(1, &series),
+            bytes(1, &down),
             bytes(3, &entry.concat()),
             bytes(3, b""),
             bytes(3, &bytes(2, &[0xff])),
             vec![9 << 3, 1],
         ];
         let decoded = decode(&body.concat()).unwrap();
-        assert_eq!((decoded.histograms, decoded.exemplars, decoded.invalid_metadata), (1, 1, 2));
+        let counts = (decoded.invalid_histograms, decoded.exemplars, decoded.invalid_metadata);
+        assert_eq!((counts, decoded.unlisted), ((1, 1, 2), 1));
+        assert_eq!(decoded.reason, Some("a native histogram is not readable"));
+        let [(labels, sample)] = &decoded.histograms[..] else { panic!("{decoded:?}") };
+        assert_eq!((labels.to_string(), sample.at.as_millis()), ("up".to_owned(), 5));
+        assert_eq!(sample.histogram.positive().counts(), [3.0]);
         let [metadata] = &decoded.metadata[..] else { panic!("{decoded:?}") };
         assert_eq!(metadata.kind, MetricType::Counter);
         assert_eq!((&*metadata.metric, &*metadata.help, &*metadata.unit), ("up", "Help.", "s"));

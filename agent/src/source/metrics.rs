@@ -56,8 +56,8 @@ pub(crate) struct Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "written as label values")]
 pub(crate) enum Ignored {
-    /// Samples of native histograms.
-    native_histogram,
+    /// Native histograms that are not valid.
+    invalid_histogram,
     /// Exemplars.
     exemplar,
     /// Samples whose labels are not valid.

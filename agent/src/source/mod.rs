@@ -10,6 +10,7 @@ pub(crate) mod scrape;
 mod track;
 
 use tokio::sync::{mpsc, oneshot};
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::sample::Sample;
 use tributary_model::series::Metadata;
@@ -28,12 +29,21 @@ pub(crate) type Sender = mpsc::Sender<Arrival>;
 pub(crate) struct Arrival {
     /// Samples with the labels the source gave them, before the allowlist.
     pub(crate) samples: Vec<(Labels, Sample)>,
+    /// Native histograms in the same way.
+    pub(crate) histograms: Vec<(Labels, HistogramSample)>,
     /// Types, helps and units that came along.
     pub(crate) metadata: Vec<Metadata>,
     /// Intervals that the source knows to be missing.
     pub(crate) gaps: Vec<Gap>,
     /// Told once everything listed in here is on the spool's disk, or why it never will be.
     pub(crate) done: Option<oneshot::Sender<Result<(), Refusal>>>,
+}
+
+impl Arrival {
+    /// How many samples it brought.
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len() + self.histograms.len()
+    }
 }
 
 /// Why the pipeline did not take an arrival. The sender still has the samples and may try again.

@@ -87,7 +87,7 @@ enum Fault {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     #[error("{samples} samples were not taken, all others were: {reason}")]
-    Labels { samples: u64, reason: &'static str },
+    Invalid { samples: u64, reason: &'static str },
     #[error("try again later: {0}")]
     Later(String),
 }
@@ -100,7 +100,7 @@ impl IntoResponse for Fault {
             }
             Self::TooLong | Self::TooLongInside => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Receive(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::Snappy(_) | Self::Malformed(_) | Self::Labels { .. } => StatusCode::BAD_REQUEST,
+            Self::Snappy(_) | Self::Malformed(_) | Self::Invalid { .. } => StatusCode::BAD_REQUEST,
             Self::Later(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut response = (status, format!("{self}\n")).into_response();
@@ -130,11 +130,11 @@ impl Receiver {
             self.decode(&body)?
         };
         self.count(&decoded, received);
-        let (invalid, reason) = (decoded.invalid, decoded.reason);
+        let (invalid, reason) = (decoded.invalid + decoded.invalid_histograms, decoded.reason);
         self.pass_on(decoded).await?;
         drop(room);
         match reason {
-            Some(reason) => Err(Fault::Labels { samples: invalid, reason }),
+            Some(reason) => Err(Fault::Invalid { samples: invalid, reason }),
             None => Ok(()),
         }
     }
@@ -160,7 +160,10 @@ impl Receiver {
     }
 
     fn count(&self, decoded: &Decoded, bytes: usize) {
-        let samples = decoded.samples.len() as u64 + decoded.unlisted + decoded.invalid;
+        let samples = (decoded.samples.len() + decoded.histograms.len()) as u64
+            + decoded.unlisted
+            + decoded.invalid
+            + decoded.invalid_histograms;
         self.metrics.received(
             Name::remote_write,
             usize::try_from(samples).unwrap_or(usize::MAX),
@@ -169,18 +172,22 @@ impl Receiver {
         self.screen.left_out(decoded.unlisted);
         self.metrics.ignore(Ignored::invalid_labels, decoded.invalid);
         self.metrics.ignore(Ignored::invalid_metadata, decoded.invalid_metadata);
-        self.metrics.ignore(Ignored::native_histogram, decoded.histograms);
+        self.metrics.ignore(Ignored::invalid_histogram, decoded.invalid_histograms);
         self.metrics.ignore(Ignored::exemplar, decoded.exemplars);
     }
 
     /// Hands the samples to the pipeline and waits until they are on disk.
     async fn pass_on(&self, decoded: Decoded) -> Result<(), Fault> {
-        if decoded.samples.is_empty() && decoded.metadata.is_empty() {
+        if decoded.samples.is_empty()
+            && decoded.histograms.is_empty()
+            && decoded.metadata.is_empty()
+        {
             return Ok(());
         }
         let (done, answer) = oneshot::channel();
         let arrival = Arrival {
             samples: decoded.samples,
+            histograms: decoded.histograms,
             metadata: decoded.metadata,
             gaps: Vec::new(),
             done: Some(done),

@@ -50,8 +50,13 @@ impl Bench {
                 (labels.unwrap(), Sample::new(second * 1000, noise))
             })
             .collect();
-        let batch =
-            Batch { samples: &samples, metadata: &[], gaps: &[], complete_until: at(second) };
+        let batch = Batch {
+            samples: &samples,
+            histograms: &[],
+            metadata: &[],
+            gaps: &[],
+            complete_until: at(second),
+        };
         self.counter.state = self.counter.state.wrapping_add(1);
         spool.append(&batch, &mut self.counter, at(second)).unwrap();
     }

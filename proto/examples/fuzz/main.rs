@@ -86,7 +86,7 @@ fn segments(seed: u64) -> Result<Counts, Failure> {
                 Ok(frame) => {
                     known = check(&frame, known)?;
                     counts.read += 1;
-                    counts.samples += frame.samples.len() as u64;
+                    counts.samples += u64::from(frame.header.samples);
                 }
                 Err(error) => {
                     // Formatting it must not fail either.
@@ -112,11 +112,19 @@ fn check(frame: &Frame, known: u32) -> Result<u32, Failure> {
     want(frame.new_series.iter().all(|labels| limits.allow(labels)), "series keep to the bounds")?;
     want(now as usize <= limits.max_series_per_segment, "the dictionary keeps to its bound")?;
     want(frame.samples.iter().all(|s| s.series < now), "samples have known series")?;
-    want(frame.samples.len() == frame.header.samples as usize, "the header counts")?;
-    let times = || frame.samples.iter().map(|s| s.sample.at);
+    want(frame.histograms.iter().all(|s| s.series < now), "histograms have known series")?;
+    want(
+        frame.histograms.iter().all(|s| s.sample.histogram.is_within_bounds()),
+        "histograms keep to the bounds",
+    )?;
+    let count = frame.samples.len() + frame.histograms.len();
+    want(count == frame.header.samples as usize, "the header counts")?;
+    let of_histograms = || frame.histograms.iter().map(|s| s.sample.at);
+    let times = || frame.samples.iter().map(|s| s.sample.at).chain(of_histograms());
     want(times().all(|at| frame.header.min_at <= at && at <= frame.header.max_at), "the times")?;
     let capacities = [
         (frame.samples.capacity(), limits::MAX_SAMPLES_PER_FRAME),
+        (frame.histograms.capacity(), limits::MAX_SAMPLES_PER_FRAME),
         (frame.new_series.capacity(), limits::MAX_SERIES_PER_SEGMENT),
         (frame.metadata.capacity(), limits::MAX_ENTRIES_PER_FRAME),
         (frame.gaps.capacity(), limits::MAX_ENTRIES_PER_FRAME),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tributary_model::histogram::{Buckets, Histogram, HistogramSample, Parts, Span};
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp, stale_nan};
 use tributary_model::series::{Metadata, MetricType};
@@ -25,7 +26,13 @@ pub fn segment(random: &mut Random) -> Vec<Vec<u8>> {
         let samples = samples(series, kinds, now, random);
         let metadata = if random.one_in(4) { metadata(random) } else { Vec::new() };
         let gaps = if random.one_in(4) { gaps(random) } else { Vec::new() };
-        let content = Content { samples: &samples, metadata: &metadata, gaps: &gaps };
+        let histograms = histograms(series, now, random);
+        let content = Content {
+            samples: &samples,
+            histograms: &histograms,
+            metadata: &metadata,
+            gaps: &gaps,
+        };
         if let Ok(frame) = encoder.encode(seq, Timestamp::from_millis(now), &content) {
             out.push(frame);
             seq += 1;
@@ -46,6 +53,26 @@ fn samples(series: usize, kinds: u64, now: i64, random: &mut Random) -> Vec<(Lab
         let at = if random.one_in(10) { now.wrapping_sub(i64::from(random.small(9))) } else { now };
         let Ok(labels) = Labels::from_pairs(pairs) else { continue };
         out.push((labels, Sample::new(at, value(kinds >> (n % 16 * 4), random))));
+    }
+    out
+}
+
+fn histograms(series: usize, now: i64, random: &mut Random) -> Vec<(Labels, HistogramSample)> {
+    let mut out = Vec::new();
+    let count = if random.one_in(3) { random.below(series + 1) } else { 0 };
+    for n in 0..count {
+        let pairs =
+            [("__name__".to_owned(), "duration".to_owned()), ("n".to_owned(), n.to_string())];
+        let Ok(labels) = Labels::from_pairs(pairs) else { continue };
+        let kind = random.next();
+        let length = random.small(9);
+        let counts = (0..length).map(|_| value(kind % 2 * 5, random)).collect();
+        let spans = [Span { offset: i32::from(random.small(5)), length: u32::from(length) }];
+        let Ok(positive) = Buckets::new(&spans, counts) else { continue };
+        let parts = Parts { sum: value(kind >> 8, random), positive, ..Parts::default() };
+        let Ok(histogram) = Histogram::new(parts) else { continue };
+        let at = Timestamp::from_millis(now);
+        out.push((labels, HistogramSample { at, histogram: histogram.into() }));
     }
     out
 }

@@ -219,7 +219,9 @@ type Section = (u8, Vec<u8>);
 fn parts(frame: &[u8]) -> Option<(&[u8], Vec<Section>)> {
     let content = content(frame);
     let mut rest = content.get(14..)?;
-    for _ in 0..6 {
+    // Version 3 has one number more.
+    let numbers = if content.get(4) == Some(&3) { 7 } else { 6 };
+    for _ in 0..numbers {
         number(&mut rest)?;
     }
     let head = content.get(..content.len() - rest.len())?;

@@ -6,6 +6,7 @@
 mod arithmetic;
 mod bounds;
 mod buckets;
+mod codec;
 mod reset;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 pub use self::arithmetic::{Combined, MixedSchemas};
 pub use self::buckets::{Buckets, Quantity, Span};
+pub use self::codec::{CodecError, MAX_BUCKETS};
 use crate::number::format_general;
 use crate::sample::{Timestamp, is_stale, stale_nan};
 

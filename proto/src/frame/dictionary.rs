@@ -93,6 +93,11 @@ impl DictionaryWriter {
         Ok(number)
     }
 
+    /// The labels of the series from a number on.
+    pub(super) fn since(&self, number: usize) -> impl Iterator<Item = &Labels> {
+        self.series.iter().skip(number).map(|known| &known.labels)
+    }
+
     /// Forgets the series that no frame has carried.
     pub(super) fn undo(&mut self) {
         for known in self.series.drain(self.carried..) {

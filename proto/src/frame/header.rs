@@ -7,24 +7,49 @@ use super::{FrameError, Header};
 
 /// The first bytes of every frame.
 const MAGIC: [u8; 4] = *b"TRBF";
-/// The format's version. All frames of a segment have the same one.
+/// The format's version. A segment of version 1 has no others; frames of 2 and 3 stand in one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Version {
     /// Read only.
     V1,
     V2,
+    /// The same with histograms. A frame without any is written as version 2.
+    V3 {
+        /// How many of the samples are histograms; at least one.
+        histograms: u32,
+    },
 }
 
 impl Version {
-    /// What is written.
-    const WRITTEN: u8 = 2;
-
-    fn from_code(code: u8) -> Result<Self, FrameError> {
-        match code {
-            1 => Ok(Self::V1),
-            2 => Ok(Self::V2),
-            other => Err(FrameError::Version(other)),
+    /// The version of a frame with so many histograms.
+    pub(super) fn of(histograms: usize) -> Self {
+        match u32::try_from(histograms).unwrap_or(u32::MAX) {
+            0 => Self::V2,
+            histograms => Self::V3 { histograms },
         }
+    }
+
+    /// How many of the samples are histograms.
+    pub(super) fn histograms(self) -> u32 {
+        match self {
+            Self::V1 | Self::V2 => 0,
+            Self::V3 { histograms } => histograms,
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+            Self::V3 { .. } => 3,
+        }
+    }
+
+    /// The version a byte stands for; histograms are not counted yet.
+    fn from_code(code: u8) -> Result<Self, FrameError> {
+        let all = [Self::V1, Self::V2, Self::V3 { histograms: 0 }];
+        let known = all.into_iter().find(|known| known.code() == code);
+        known.ok_or(FrameError::Version(code))
     }
 }
 
@@ -34,10 +59,10 @@ const STARTS_SEGMENT: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
 
 /// The header's bytes; sections follow, then [`seal`].
-pub(super) fn write(header: &Header) -> Vec<u8> {
+pub(super) fn write(header: &Header, version: Version) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(&MAGIC);
-    out.push(Version::WRITTEN);
+    out.push(version.code());
     out.push(if header.starts_segment { STARTS_SEGMENT } else { 0 });
     out.extend_from_slice(&header.epoch.to_le_bytes());
     put_uvarint(&mut out, header.seq);
@@ -48,6 +73,9 @@ pub(super) fn write(header: &Header) -> Vec<u8> {
     put_svarint(&mut out, min.wrapping_sub(complete));
     put_uvarint(&mut out, max.wrapping_sub(min).cast_unsigned());
     put_uvarint(&mut out, u64::from(header.samples));
+    if let Version::V3 { histograms } = version {
+        put_uvarint(&mut out, u64::from(histograms));
+    }
     out
 }
 
@@ -66,7 +94,7 @@ pub(super) fn read(bytes: &[u8], max: usize) -> Result<(Header, Version, &[u8]),
     if reader.take(MAGIC.len()).ok() != Some(&MAGIC) {
         return Err(FrameError::NotAFrame);
     }
-    let version = Version::from_code(reader.u8()?)?;
+    let mut version = Version::from_code(reader.u8()?)?;
     let content = bytes.len().checked_sub(CHECKSUM_BYTES);
     let (content, checksum) = content
         .and_then(|at| bytes.split_at_checked(at))
@@ -95,6 +123,12 @@ pub(super) fn read(bytes: &[u8], max: usize) -> Result<(Header, Version, &[u8]),
         max_at: Timestamp::from_millis(max),
         samples: reader.u32()?,
     };
+    if let Version::V3 { histograms } = &mut version {
+        *histograms = reader.u32()?;
+        if *histograms == 0 || *histograms > header.samples {
+            return Err(reader.malformed("it counts no histograms, or more than there are samples"));
+        }
+    }
     if seq == 0 {
         return Err(reader.malformed("frames are numbered from 1"));
     }

@@ -3,6 +3,7 @@
 mod decimal;
 mod dictionary;
 mod header;
+mod histograms;
 mod range;
 mod records;
 mod samples;
@@ -11,12 +12,15 @@ mod v1;
 mod value;
 mod wire;
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
 
 use crate::limits::{self, Limits};
 use dictionary::{DictionaryReader, DictionaryWriter};
+use header::Version;
+use histograms::Histograms;
 use samples::{SampleReader, SampleWriter};
 use section::Kind;
 
@@ -33,11 +37,11 @@ pub struct Header {
     pub starts_segment: bool,
     /// Nothing older is missing, except what gaps name.
     pub complete_until: Timestamp,
-    /// The oldest sample; `complete_until` if there is none.
+    /// The oldest sample, number or histogram; `complete_until` if there is none.
     pub min_at: Timestamp,
     /// The newest sample; `complete_until` if there is none.
     pub max_at: Timestamp,
-    /// How many samples.
+    /// How many samples, numbers and histograms.
     pub samples: u32,
 }
 
@@ -52,6 +56,8 @@ pub fn header(bytes: &[u8]) -> Result<Header, FrameError> {
 pub struct Content<'a> {
     /// Samples in any order, each with its series.
     pub samples: &'a [(Labels, Sample)],
+    /// Native histograms in any order, each with its series.
+    pub histograms: &'a [(Labels, HistogramSample)],
     /// Types, helps and units.
     pub metadata: &'a [Metadata],
     /// Intervals that are missing.
@@ -129,6 +135,7 @@ pub struct Encoder {
     last_seq: Option<u64>,
     dictionary: DictionaryWriter,
     samples: SampleWriter,
+    histograms: Histograms,
 }
 
 impl Encoder {
@@ -141,6 +148,7 @@ impl Encoder {
             last_seq: None,
             dictionary: DictionaryWriter::default(),
             samples: SampleWriter::default(),
+            histograms: Histograms::default(),
         }
     }
 
@@ -152,20 +160,46 @@ impl Encoder {
     /// How many of these samples, from the front, surely fit into one frame beside a little metadata. At least one,
     /// unless there is none.
     pub fn prefix(&self, samples: &[(Labels, Sample)]) -> usize {
-        let mut cost = 0usize;
-        let mut previous = None;
-        let fitting = samples
-            .iter()
-            .take(limits::MAX_SAMPLES_PER_FRAME)
-            .take_while(|(labels, _)| {
-                let known = self.dictionary.find(labels, previous);
-                previous = known.or(previous);
-                cost = cost.saturating_add(SAMPLE_COST);
-                cost = cost.saturating_add(if known.is_some() { 0 } else { series_cost(labels) });
-                cost <= limits::MAX_FRAME_BYTES / 4 * 3
-            })
-            .count();
-        fitting.max(1).min(samples.len())
+        self.prefixes(samples, &[]).0
+    }
+
+    /// The same for numbers and, once all of these fit, native histograms.
+    pub fn prefixes(
+        &self,
+        samples: &[(Labels, Sample)],
+        histograms: &[(Labels, HistogramSample)],
+    ) -> (usize, usize) {
+        let mut filled = Filled { cost: 0, samples: 0, previous: None };
+        let numbers = self.fitting(samples, |_| SAMPLE_COST, &mut filled);
+        if numbers < samples.len() {
+            return (numbers, 0);
+        }
+        (numbers, self.fitting(histograms, histogram_cost, &mut filled))
+    }
+
+    fn fitting<T>(
+        &self,
+        samples: &[(Labels, T)],
+        each: impl Fn(&T) -> usize,
+        filled: &mut Filled,
+    ) -> usize {
+        let mut fitting = 0;
+        for (labels, sample) in samples {
+            let known = self.dictionary.find(labels, filled.previous);
+            filled.previous = known.or(filled.previous);
+            filled.cost = filled.cost.saturating_add(each(sample));
+            if known.is_none() {
+                filled.cost = filled.cost.saturating_add(series_cost(labels));
+            }
+            let full = filled.cost > limits::MAX_FRAME_BYTES / 4 * 3
+                || filled.samples >= limits::MAX_SAMPLES_PER_FRAME;
+            if full && filled.samples > 0 {
+                break;
+            }
+            fitting += 1;
+            filled.samples += 1;
+        }
+        fitting
     }
 
     /// Makes the next frame. After an error the encoder is as before, and the content can be split or go into a new
@@ -182,8 +216,9 @@ impl Encoder {
             return Err(FrameError::OutOfSequence { expected, found: seq });
         }
         let known = self.dictionary.len();
-        let numbered = self.number(content).inspect_err(|_| self.dictionary.undo())?;
-        let times = || numbered.iter().map(|s| s.sample.at);
+        let Numbered { samples, histograms } =
+            self.number(content).inspect_err(|_| self.dictionary.undo())?;
+        let times = || times(&samples, &histograms);
         let header = Header {
             epoch: self.epoch,
             seq,
@@ -192,15 +227,15 @@ impl Encoder {
             complete_until,
             min_at: times().min().unwrap_or(complete_until),
             max_at: times().max().unwrap_or(complete_until),
-            samples: u32::try_from(numbered.len()).unwrap_or(u32::MAX),
+            samples: u32::try_from(samples.len() + histograms.len()).unwrap_or(u32::MAX),
         };
-        let mut out = header::write(&header);
+        let mut out = header::write(&header, Version::of(histograms.len()));
         debug_assert!(known <= self.dictionary.len(), "numbers only grow");
         if let Some(body) = self.dictionary.write() {
             section::write(&mut out, Kind::Dictionary, &body);
         }
-        if !numbered.is_empty() {
-            let body = self.samples.write(&numbered, self.dictionary.len());
+        if !samples.is_empty() {
+            let body = self.samples.write(&samples, self.dictionary.len());
             section::write(&mut out, Kind::Samples, &body);
         }
         if !content.metadata.is_empty() {
@@ -209,17 +244,22 @@ impl Encoder {
         if !content.gaps.is_empty() {
             section::write(&mut out, Kind::Gaps, &records::write_gaps(content.gaps));
         }
+        if !histograms.is_empty() {
+            let body = self.histograms.write(&histograms, header.min_at);
+            section::write(&mut out, Kind::Histograms, &body);
+        }
         header::seal(&mut out);
         self.last_seq = Some(seq);
         Ok(out)
     }
 
     /// Gives every sample its series' number, and checks that the frame cannot become too large.
-    fn number(&mut self, content: &Content<'_>) -> Result<Vec<FrameSample>, FrameError> {
+    fn number(&mut self, content: &Content<'_>) -> Result<Numbered, FrameError> {
         let too_many = |what, found, limit| {
             if found > limit { Err(FrameError::too_large(what, found, limit)) } else { Ok(()) }
         };
-        too_many("number of samples", content.samples.len(), limits::MAX_SAMPLES_PER_FRAME)?;
+        let count = content.samples.len().saturating_add(content.histograms.len());
+        too_many("number of samples", count, limits::MAX_SAMPLES_PER_FRAME)?;
         too_many("number of entries", content.metadata.len(), limits::MAX_ENTRIES_PER_FRAME)?;
         too_many("number of entries", content.gaps.len(), limits::MAX_ENTRIES_PER_FRAME)?;
         let mut cost = FRAME_COST + content.gaps.len().saturating_mul(GAP_COST);
@@ -229,21 +269,52 @@ impl Encoder {
             }
             cost = cost.saturating_add(metadata_cost(entry));
         }
-        let mut numbered = Vec::with_capacity(content.samples.len());
+        let mut samples = Vec::with_capacity(content.samples.len());
         let mut previous = None;
+        let known = self.dictionary.len();
         for (labels, sample) in content.samples {
-            let before = self.dictionary.len();
             let series = self.dictionary.number(labels, previous, &self.limits)?;
             previous = Some(series);
-            numbered.push(FrameSample { series, sample: *sample });
+            samples.push(FrameSample { series, sample: *sample });
             cost = cost.saturating_add(SAMPLE_COST);
-            if self.dictionary.len() > before {
-                cost = cost.saturating_add(series_cost(labels));
-            }
         }
+        let mut histograms = Vec::with_capacity(content.histograms.len());
+        for (labels, sample) in content.histograms {
+            histograms::check(&sample.histogram)?;
+            let series = self.dictionary.number(labels, previous, &self.limits)?;
+            previous = Some(series);
+            histograms.push(FrameHistogram { series, sample: sample.clone() });
+            cost = cost.saturating_add(histogram_cost(sample));
+        }
+        cost = self
+            .dictionary
+            .since(known)
+            .fold(cost, |cost, new| cost.saturating_add(series_cost(new)));
         too_many("frame", cost, limits::MAX_FRAME_BYTES)?;
-        Ok(numbered)
+        Ok(Numbered { samples, histograms })
     }
+}
+
+/// What a frame would hold already.
+struct Filled {
+    cost: usize,
+    samples: usize,
+    previous: Option<u32>,
+}
+
+/// A frame's samples with their series' numbers.
+struct Numbered {
+    samples: Vec<FrameSample>,
+    histograms: Vec<FrameHistogram>,
+}
+
+/// The times of all samples.
+fn times(
+    samples: &[FrameSample],
+    histograms: &[FrameHistogram],
+) -> impl Iterator<Item = Timestamp> {
+    let of_histograms = histograms.iter().map(|histogram| histogram.sample.at);
+    samples.iter().map(|sample| sample.sample.at).chain(of_histograms)
 }
 
 /// Most bytes a frame takes beside its entries.
@@ -253,6 +324,11 @@ const GAP_COST: usize = 1 + 3 * wire::MAX_VARINT_BYTES;
 /// Most bytes a sample takes: a group of its own with a list in full and an absolute time, and the dearest value. The
 /// range coder's rounding costs less than the byte on top.
 const SAMPLE_COST: usize = 12 + wire::MAX_VARINT_BYTES + value::MAX_VALUE_BITS.div_ceil(8) + 1;
+
+/// Most bytes a histogram takes: beside its own, a time and a series.
+fn histogram_cost(sample: &HistogramSample) -> usize {
+    sample.histogram.encoded_bound().saturating_add(wire::MAX_VARINT_BYTES + 5)
+}
 
 /// Most bytes a new series takes in the dictionary: per text two lengths and a reference.
 fn series_cost(labels: &Labels) -> usize {
@@ -279,6 +355,7 @@ struct SegmentReader {
     last_seq: u64,
     dictionary: DictionaryReader,
     samples: SampleReader,
+    histograms: Histograms,
 }
 
 impl Decoder {
@@ -298,13 +375,14 @@ impl Decoder {
                 last_seq: header.seq,
                 dictionary: DictionaryReader::new(version),
                 samples: SampleReader::new(version),
+                histograms: Histograms::default(),
             },
             Some(state) if (state.epoch, state.segment) == (header.epoch, header.segment) => {
                 let expected = state.last_seq.saturating_add(1);
                 if header.seq != expected {
                     return Err(FrameError::OutOfSequence { expected, found: header.seq });
                 }
-                if version != state.samples.version() {
+                if (version == Version::V1) != state.samples.is_first_version() {
                     let why = "its version is not that of its segment";
                     return Err(FrameError::Malformed { what: "header", why });
                 }
@@ -312,7 +390,7 @@ impl Decoder {
             }
             _ => return Err(FrameError::NoState { segment: header.segment }),
         };
-        let frame = state.read(header, sections, &self.limits)?;
+        let frame = state.read(header, version, sections, &self.limits)?;
         state.last_seq = header.seq;
         self.segment = Some(state);
         Ok(frame)
@@ -320,7 +398,13 @@ impl Decoder {
 }
 
 impl SegmentReader {
-    fn read(&mut self, header: Header, body: &[u8], limits: &Limits) -> Result<Frame, FrameError> {
+    fn read(
+        &mut self,
+        header: Header,
+        version: Version,
+        body: &[u8],
+        limits: &Limits,
+    ) -> Result<Frame, FrameError> {
         let known = self.samples.len();
         let first_new = u32::try_from(known).map_err(|_| FrameError::SegmentFull)?;
         let mut frame = Frame {
@@ -328,6 +412,7 @@ impl SegmentReader {
             first_new,
             new_series: Vec::new(),
             samples: Vec::new(),
+            histograms: Vec::new(),
             metadata: Vec::new(),
             gaps: Vec::new(),
             unknown: 0,
@@ -340,15 +425,22 @@ impl SegmentReader {
                     self.samples.extend(frame.new_series.len());
                 }
                 Some(Kind::Samples) => {
-                    let expected = usize::try_from(header.samples).unwrap_or(usize::MAX);
+                    let expected = header.samples.saturating_sub(version.histograms());
+                    let expected = usize::try_from(expected).unwrap_or(usize::MAX);
                     frame.samples = self.samples.read(&body, expected, header.min_at, limits)?;
                 }
                 Some(Kind::Metadata) => frame.metadata = records::read_metadata(&body)?,
                 Some(Kind::Gaps) => frame.gaps = records::read_gaps(&body)?,
+                Some(Kind::Histograms) => {
+                    let expected = usize::try_from(version.histograms()).unwrap_or(usize::MAX);
+                    let (series, base) = (self.samples.len(), header.min_at);
+                    frame.histograms =
+                        self.histograms.read(&body, series, expected, base, limits)?;
+                }
                 None => frame.unknown = frame.unknown.saturating_add(1),
             }
         }
-        frame.check_header()?;
+        frame.check_header(version)?;
         Ok(frame)
     }
 }
@@ -364,6 +456,8 @@ pub struct Frame {
     pub new_series: Vec<Labels>,
     /// Samples, in order of their times.
     pub samples: Vec<FrameSample>,
+    /// Native histograms, in order of their times.
+    pub histograms: Vec<FrameHistogram>,
     /// Types, helps and units.
     pub metadata: Vec<Metadata>,
     /// Intervals that are missing.
@@ -373,10 +467,12 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The header's count and times must be those of the samples: others rely on them without decoding.
-    fn check_header(&self) -> Result<(), FrameError> {
-        let times = || self.samples.iter().map(|s| s.sample.at);
-        let honest = u32::try_from(self.samples.len()) == Ok(self.header.samples)
+    /// The header's counts and times must be those of the samples: others rely on them without decoding.
+    fn check_header(&self, version: Version) -> Result<(), FrameError> {
+        let times = || times(&self.samples, &self.histograms);
+        let count = self.samples.len().saturating_add(self.histograms.len());
+        let honest = u32::try_from(count) == Ok(self.header.samples)
+            && u32::try_from(self.histograms.len()) == Ok(version.histograms())
             && times().min().unwrap_or(self.header.complete_until) == self.header.min_at
             && times().max().unwrap_or(self.header.complete_until) == self.header.max_at;
         if honest {
@@ -393,6 +489,15 @@ pub struct FrameSample {
     pub series: u32,
     /// Time and value.
     pub sample: Sample,
+}
+
+/// A native histogram of a series of the segment's dictionary.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameHistogram {
+    /// The series' number in the segment, from 0.
+    pub series: u32,
+    /// Time and histogram.
+    pub sample: HistogramSample,
 }
 
 /// Why bytes are not a frame, or why a frame cannot be made.

@@ -173,17 +173,14 @@ impl SampleReader {
     pub(super) fn new(version: Version) -> Self {
         let values = match version {
             Version::V1 => Values::V1(Vec::new()),
-            Version::V2 => Values::V2(Vec::new(), Box::default()),
+            Version::V2 | Version::V3 { .. } => Values::V2(Vec::new(), Box::default()),
         };
         Self { values, lists: Vec::new(), runs: 0 }
     }
 
-    /// The version of the segment's frames.
-    pub(super) fn version(&self) -> Version {
-        match self.values {
-            Values::V1(_) => Version::V1,
-            Values::V2(..) => Version::V2,
-        }
+    /// Whether the segment's frames are of version 1.
+    pub(super) fn is_first_version(&self) -> bool {
+        matches!(self.values, Values::V1(_))
     }
 
     /// Series that have a number.
@@ -211,10 +208,11 @@ impl SampleReader {
         limits: &Limits,
     ) -> Result<Vec<FrameSample>, FrameError> {
         let mut reader = Reader::new(body, "samples");
-        let (codec, least) = match self.version() {
+        let (codec, least) = if self.is_first_version() {
             // Every value takes at least a byte.
-            Version::V1 => (VARINT_DELTAS, expected),
-            Version::V2 => (RICE_DELTAS, 0),
+            (VARINT_DELTAS, expected)
+        } else {
+            (RICE_DELTAS, 0)
         };
         let found = reader.u8()?;
         if found != codec {
@@ -248,7 +246,7 @@ impl SampleReader {
         samples: &mut Room,
     ) -> Result<i64, FrameError> {
         let base = base.as_millis();
-        if self.version() == Version::V1 {
+        if self.is_first_version() {
             let at = before.unwrap_or(base).wrapping_add(reader.svarint()?);
             let list = self.read_list(reader, samples.left())?;
             samples.add(self.runs_of(&list), at);

@@ -20,10 +20,12 @@ pub(super) enum Kind {
     Samples,
     Metadata,
     Gaps,
+    Histograms,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Dictionary, Self::Samples, Self::Metadata, Self::Gaps];
+    const ALL: [Self; 5] =
+        [Self::Dictionary, Self::Samples, Self::Metadata, Self::Gaps, Self::Histograms];
 
     fn code(self) -> u8 {
         match self {
@@ -31,6 +33,7 @@ impl Kind {
             Self::Samples => 2,
             Self::Metadata => 3,
             Self::Gaps => 4,
+            Self::Histograms => 5,
         }
     }
 }

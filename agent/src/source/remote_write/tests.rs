@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
 use super::super::Refusal;
-use super::super::decode::tests::{label, point, request};
+use super::super::decode::tests::{bytes, histogram, label, point, request};
 use super::*;
 use crate::allow::rules::Rules;
 use crate::allow::{AllowMetrics, Allowlist};
@@ -37,7 +37,7 @@ async fn post(
     let spool = async {
         let mut samples = 0;
         while let Some(mut arrival) = arrivals.recv().await {
-            samples += arrival.samples.len();
+            samples += arrival.len();
             let done = arrival.done.take().unwrap();
             match pipeline {
                 Pipeline::Stores => done.send(Ok(())).unwrap(),
@@ -94,6 +94,8 @@ async fn faults_of_the_body_are_explained() {
     let v2 = ("content-type", "application/x-protobuf;proto=io.prometheus.write.v2.Request");
     let bad = [label("__name__", "up"), label("", "x"), point(1.0, 1)].concat();
     let good = [label("__name__", "up"), point(1.0, 1)].concat();
+    let good_histogram = [label("__name__", "up"), bytes(4, &histogram())].concat();
+    let bad_histogram = [label("__name__", "up"), bytes(4, &[4 << 3, 99])].concat();
     // A header that claims 4 GiB.
     let bomb = vec![0xff, 0xff, 0xff, 0xff, 0x0f, 0x00];
     for (headers, body, status, reason, samples) in [
@@ -109,6 +111,13 @@ async fn faults_of_the_body_are_explained() {
             snappy(&request(&[bad, good])),
             400,
             "1 samples were not taken, all others were: a label has an empty name",
+            1,
+        ),
+        (
+            &[],
+            snappy(&request(&[good_histogram, bad_histogram])),
+            400,
+            "1 samples were not taken, all others were: a native histogram has an unknown schema",
             1,
         ),
     ] {
