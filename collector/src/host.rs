@@ -16,9 +16,9 @@ use tributary_store::Store;
 
 use crate::api::remote::write::{Outcome, Pushed, Sink};
 use crate::ingest::policy::{Policies, stamp};
-use crate::local::Writer;
+use crate::local::{Samples, Writer};
 use crate::notify::{Alert, StateError, StateStore};
-use crate::query::{Answer, Queries, QueryError};
+use crate::query::{Answer, Point, Queries, QueryError};
 use crate::rules::{self, HostError};
 use crate::scrape;
 
@@ -52,7 +52,14 @@ impl rules::Host for Host {
         self.queries.instant_scoped(expr, at, enforced)
     }
 
-    async fn write(&self, samples: Vec<(Labels, Sample)>) -> Result<(), HostError> {
+    async fn write(&self, points: Vec<(Labels, Point)>) -> Result<(), HostError> {
+        let mut samples = Samples::default();
+        for (labels, point) in points {
+            match point {
+                Point::Number(sample) => samples.numbers.push((labels, sample)),
+                Point::Histogram(sample) => samples.histograms.push((labels, sample)),
+            }
+        }
         self.writer
             .write(samples, Vec::new())
             .await
@@ -91,7 +98,7 @@ impl scrape::Sink for Host {
         let stamped = |(labels, sample): (Labels, Sample)| {
             (stamp(&labels, &self.cluster_label, &self.local_cluster), sample)
         };
-        let stamped = samples.into_iter().map(stamped).collect();
+        let stamped: Vec<_> = samples.into_iter().map(stamped).collect();
         let written = self.writer.write(stamped, metadata).await;
         written.map(|_| ()).map_err(|e| format!("cluster {local}: {e}"))
     }
@@ -112,18 +119,14 @@ pub struct PushHost {
 }
 
 impl PushHost {
-    async fn write(
-        &self,
-        samples: Vec<(Labels, Sample)>,
-        metadata: Vec<Metadata>,
-    ) -> Result<Outcome, String> {
+    async fn write(&self, samples: Samples, metadata: Vec<Metadata>) -> Result<Outcome, String> {
         let policy = self.policies.load().of(&self.cluster);
         let mut left = policy.max_series.saturating_sub(self.store.series_count(&self.cluster));
         let mut new: HashSet<Labels> = HashSet::new();
-        let mut taken = Vec::with_capacity(samples.len());
+        let mut taken = Samples::default();
         let mut over_limits = 0;
-        for (labels, sample) in samples {
-            let labels = stamp(&labels, &self.cluster_label, &self.cluster);
+        let mut fitting = |labels: &Labels| {
+            let labels = stamp(labels, &self.cluster_label, &self.cluster);
             let fits = policy.check_shape(&labels).is_ok()
                 && (new.contains(&labels)
                     || self.store.find(&self.cluster, &labels).is_some()
@@ -135,11 +138,14 @@ impl PushHost {
                         }
                         room
                     });
-            if fits {
-                taken.push((labels, sample));
-            } else {
-                over_limits += 1;
-            }
+            over_limits += u64::from(!fits);
+            fits.then_some(labels)
+        };
+        for (labels, sample) in samples.numbers {
+            taken.numbers.extend(fitting(&labels).map(|labels| (labels, sample)));
+        }
+        for (labels, sample) in samples.histograms {
+            taken.histograms.extend(fitting(&labels).map(|labels| (labels, sample)));
         }
         let written = self.writer.write(taken, metadata).await;
         let accepted = written.map_err(|e| e.to_string())?;
@@ -148,7 +154,7 @@ impl PushHost {
 }
 
 impl Sink for PushHost {
-    fn push(&self, samples: Vec<(Labels, Sample)>, metadata: Vec<Metadata>) -> Pushed<'_> {
+    fn push(&self, samples: Samples, metadata: Vec<Metadata>) -> Pushed<'_> {
         Box::pin(self.write(samples, metadata))
     }
 }

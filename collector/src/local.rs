@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 use tributary_model::cluster::ClusterName;
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
@@ -29,6 +30,21 @@ const SEGMENT_SERIES: usize = limits::MAX_SERIES_PER_SEGMENT - limits::MAX_SAMPL
 
 /// Metadata entries in one frame.
 const METADATA_PER_FRAME: usize = 500;
+
+/// Samples with their series.
+#[derive(Debug, Clone, Default)]
+pub struct Samples {
+    /// Numbers.
+    pub numbers: Vec<(Labels, Sample)>,
+    /// Native histograms.
+    pub histograms: Vec<(Labels, HistogramSample)>,
+}
+
+impl From<Vec<(Labels, Sample)>> for Samples {
+    fn from(numbers: Vec<(Labels, Sample)>) -> Self {
+        Self { numbers, histograms: Vec::new() }
+    }
+}
 
 /// Writes the collector's own samples. Cheap to clone; writers share one stream.
 #[derive(Clone)]
@@ -95,10 +111,10 @@ impl Writer {
     /// Writes samples whose labels are final: nothing is stamped, nothing renamed. Returns when they are on disk.
     pub(crate) async fn write(
         &self,
-        samples: Vec<(Labels, Sample)>,
+        samples: impl Into<Samples>,
         metadata: Vec<Metadata>,
     ) -> Result<Accepted, Error> {
-        let writer = self.clone();
+        let (writer, samples) = (self.clone(), samples.into());
         let handed = tokio::task::spawn_blocking(move || writer.hand_over(&samples, &metadata));
         let pending = handed.await.map_err(|_| Error::Stopped)??;
         let mut total = Accepted::default();
@@ -110,24 +126,23 @@ impl Writer {
     }
 
     /// Makes frames and gives them to the store in order; what it answers comes later.
-    fn hand_over(
-        &self,
-        samples: &[(Labels, Sample)],
-        metadata: &[Metadata],
-    ) -> Result<Vec<Answer>, Error> {
+    fn hand_over(&self, samples: &Samples, metadata: &[Metadata]) -> Result<Vec<Answer>, Error> {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pending = Vec::new();
-        let mut rest = samples;
+        let (mut numbers, mut histograms) = (&*samples.numbers, &*samples.histograms);
         let mut entries = metadata.chunks(METADATA_PER_FRAME);
         loop {
-            let (now, later) = rest.split_at_checked(stream.prefix(rest)).unwrap_or((rest, &[]));
-            let content =
-                Content { samples: now, metadata: entries.next().unwrap_or(&[]), gaps: &[] };
-            if content.samples.is_empty() && content.metadata.is_empty() {
+            let prefixes = stream.prefixes(numbers, histograms);
+            let (samples, later) = numbers.split_at_checked(prefixes.0).unwrap_or((numbers, &[]));
+            let (natives, later_natives) =
+                histograms.split_at_checked(prefixes.1).unwrap_or((histograms, &[]));
+            let metadata = entries.next().unwrap_or(&[]);
+            let content = Content { samples, histograms: natives, metadata, gaps: &[] };
+            if samples.is_empty() && natives.is_empty() && metadata.is_empty() {
                 return Ok(pending);
             }
             pending.push(self.frame(&mut stream, &content)?);
-            rest = later;
+            (numbers, histograms) = (later, later_natives);
         }
     }
 
@@ -153,6 +168,11 @@ impl Writer {
             received_at,
             complete_until: received_at,
             samples: content.samples.iter().map(|(labels, s)| (resolve(labels), *s)).collect(),
+            histograms: content
+                .histograms
+                .iter()
+                .map(|(labels, sample)| (resolve(labels), sample.clone()))
+                .collect(),
             metadata: content.metadata.to_vec(),
             gaps: Vec::new(),
         };
@@ -177,15 +197,19 @@ type Answer = oneshot::Receiver<Result<Accepted, tributary_store::Error>>;
 impl Stream {
     /// How many of these samples fit into the next frame. Ends the segment if it is time, or if it has no room for
     /// their series.
-    fn prefix(&mut self, samples: &[(Labels, Sample)]) -> usize {
+    fn prefixes(
+        &mut self,
+        samples: &[(Labels, Sample)],
+        histograms: &[(Labels, HistogramSample)],
+    ) -> (usize, usize) {
         self.current.take_if(|segment| {
             segment.since.elapsed() > SEGMENT_AGE
                 || segment.bytes > SEGMENT_BYTES
                 || segment.encoder.series() > SEGMENT_SERIES
         });
         match &self.current {
-            Some(segment) => segment.encoder.prefix(samples),
-            None => Encoder::new(self.epoch, self.segment + 1).prefix(samples),
+            Some(segment) => segment.encoder.prefixes(samples, histograms),
+            None => Encoder::new(self.epoch, self.segment + 1).prefixes(samples, histograms),
         }
     }
 
@@ -249,7 +273,10 @@ mod tests {
             Writer::new(folder.store().clone(), "local".parse().unwrap(), SystemTime::now());
         let accepted = writer.write(vec![sample("a", 1.0), sample("b", 2.0)], Vec::new()).await;
         assert_eq!(accepted.unwrap().stored, 2);
-        assert_eq!(writer.write(Vec::new(), Vec::new()).await.unwrap(), Accepted::default());
+        assert_eq!(
+            writer.write(Samples::default(), Vec::new()).await.unwrap(),
+            Accepted::default()
+        );
         assert_eq!(folder.series(), [r#"a{cluster="local"}"#, r#"b{cluster="local"}"#]);
     }
 
@@ -267,7 +294,7 @@ mod tests {
         let (second, starts) = encode(&mut stream);
         assert!(!starts);
         stream.current.as_mut().unwrap().bytes = SEGMENT_BYTES + 1;
-        assert_eq!(stream.prefix(content.samples), 1);
+        assert_eq!(stream.prefixes(content.samples, &[]), (1, 0));
         let (third, starts) = encode(&mut stream);
         assert!(starts);
 

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Sample, Timestamp, is_stale};
 use tributary_model::series::Metadata;
 use tributary_promql::ast::Expr;
 use tributary_promql::feature::Features;
@@ -73,6 +73,24 @@ pub enum Point {
     Number(Sample),
     /// A native histogram.
     Histogram(HistogramSample),
+}
+
+impl Point {
+    /// Its time.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::Number(sample) => sample.at,
+            Self::Histogram(sample) => sample.at,
+        }
+    }
+
+    /// Whether it is a staleness marker.
+    pub fn is_stale(&self) -> bool {
+        match self {
+            Self::Number(sample) => is_stale(sample.value),
+            Self::Histogram(sample) => sample.histogram.is_stale(),
+        }
+    }
 }
 
 /// A series with its samples.
@@ -218,13 +236,14 @@ pub struct Job {
     pub features: Features,
 }
 
-/// Takes one series with its samples; false if no more are wanted.
-pub type Take<'a> = &'a mut dyn FnMut(&Labels, &[Sample]) -> bool;
+/// Takes one series with its numbers and native histograms; false if no more are wanted.
+pub type Take<'a> = &'a mut dyn FnMut(&Labels, &[Sample], &[HistogramSample]) -> bool;
 
 /// Takes series one after the other.
 pub trait Taker: Send + 'static {
-    /// Takes one series with its samples; false if no more are wanted.
-    fn take(&mut self, labels: &Labels, samples: &[Sample]) -> bool;
+    /// Takes one series with its numbers and native histograms; false if no more are wanted.
+    fn take(&mut self, labels: &Labels, samples: &[Sample], histograms: &[HistogramSample])
+    -> bool;
 }
 
 /// What evaluates and looks up, on the thread it is called on.
@@ -238,7 +257,7 @@ pub trait Engine: Send + Sync + 'static {
     /// The values of a label, sorted.
     fn label_values(&self, name: &str, look: &Look) -> Result<Vec<String>, QueryError>;
     /// The newest sample of each series, by label set; series that are stale at the end are left out.
-    fn latest(&self, look: &Look) -> Result<Vec<(Labels, Sample)>, QueryError>;
+    fn latest(&self, look: &Look) -> Result<Vec<(Labels, Point)>, QueryError>;
     /// Every sample of each series, by label set, staleness markers too; ends early when `take` returns false.
     fn samples(&self, look: &Look, take: Take<'_>, watch: &Watch) -> Result<(), QueryError>;
     /// What is known of the metrics, with the cluster that says so.
@@ -342,14 +361,16 @@ impl Queries {
     }
 
     /// The newest sample of each series that satisfies `look`.
-    pub async fn latest(&self, look: Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
+    pub async fn latest(&self, look: Look) -> Result<Vec<(Labels, Point)>, QueryError> {
         self.look_up(move |engine| engine.latest(&look)).await
     }
 
     /// Hands every sample of the series that satisfy `look` to `taker`, series by series, and gives it back.
     pub async fn samples<T: Taker>(&self, look: Look, mut taker: T) -> Result<T, QueryError> {
         let work = move |engine: &dyn Engine, watch: &Watch| {
-            engine.samples(&look, &mut |labels, samples| taker.take(labels, samples), watch)?;
+            let take: Take<'_> =
+                &mut |labels, samples, histograms| taker.take(labels, samples, histograms);
+            engine.samples(&look, take, watch)?;
             Ok(taker)
         };
         let taken = self.run(&self.0.lookups, self.0.bounds.timeout, work).await;
@@ -529,7 +550,7 @@ mod tests {
             Ok(vec![])
         }
 
-        fn latest(&self, _: &Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
+        fn latest(&self, _: &Look) -> Result<Vec<(Labels, Point)>, QueryError> {
             Ok(vec![])
         }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
@@ -40,6 +41,8 @@ pub(crate) struct Read {
     pub(crate) header: Header,
     /// Its samples, without those of refused series.
     pub(crate) samples: Vec<(SeriesId, Sample)>,
+    /// Its native histograms in the same way.
+    pub(crate) histograms: Vec<(SeriesId, HistogramSample)>,
     /// Samples of refused series, by reason.
     pub(crate) dropped: Vec<(Reason, u32)>,
     /// Series that were new in this frame and refused, by number.
@@ -104,7 +107,7 @@ impl StreamReader {
         mut resolve: impl FnMut(u32, &Labels) -> Result<SeriesId, Reason>,
     ) -> Result<Read, FrameError> {
         self.last = None;
-        let Frame { header, first_new, new_series, samples, metadata, gaps, .. } =
+        let Frame { header, first_new, new_series, samples, histograms, metadata, gaps, .. } =
             self.decoder.decode(frame)?;
         if header.starts_segment {
             self.series.clear();
@@ -120,19 +123,29 @@ impl StreamReader {
         let mut taken = Vec::with_capacity(samples.len());
         let mut dropped: BTreeMap<Reason, u32> = BTreeMap::new();
         for sample in &samples {
-            let number = usize::try_from(sample.series).unwrap_or(usize::MAX);
-            match self.series.get(number) {
-                Some(Ok(id)) => taken.push((*id, sample.sample)),
-                Some(Err(reason)) => *dropped.entry(*reason).or_insert(0) += 1,
-                None => {
-                    let why = "a sample's series is not in the dictionary";
-                    return Err(FrameError::Malformed { what: "samples", why });
-                }
+            match self.series_of(sample.series)? {
+                Ok(id) => taken.push((id, sample.sample)),
+                Err(reason) => *dropped.entry(reason).or_insert(0) += 1,
+            }
+        }
+        let mut taken_histograms = Vec::with_capacity(histograms.len());
+        for histogram in histograms {
+            match self.series_of(histogram.series)? {
+                Ok(id) => taken_histograms.push((id, histogram.sample)),
+                Err(reason) => *dropped.entry(reason).or_insert(0) += 1,
             }
         }
         self.last = Some((header.epoch, header.seq));
         let dropped = dropped.into_iter().collect();
-        Ok(Read { header, samples: taken, dropped, refused, metadata, gaps })
+        let (samples, histograms) = (taken, taken_histograms);
+        Ok(Read { header, samples, histograms, dropped, refused, metadata, gaps })
+    }
+
+    /// What a series number of the current segment stands for.
+    fn series_of(&self, number: u32) -> Result<Result<SeriesId, Reason>, FrameError> {
+        let series = usize::try_from(number).ok().and_then(|number| self.series.get(number));
+        let why = "a sample's series is not in the dictionary";
+        series.copied().ok_or(FrameError::Malformed { what: "samples", why })
     }
 }
 
@@ -182,6 +195,7 @@ impl Read {
             complete_until: self.header.complete_until,
             gaps: gaps.collect(),
             samples: if content { self.samples } else { Vec::new() },
+            histograms: if content { self.histograms } else { Vec::new() },
             metadata: if content { self.metadata } else { Vec::new() },
         }
     }

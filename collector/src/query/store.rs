@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp, is_stale};
+use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
 use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError};
 use tributary_store::{SelectedSeries, Store};
 
 use super::engine::evaluate;
-use super::{Answer, Engine, Gap, Job, Look, QueryError, Take, Watch};
+use super::{Answer, Engine, Gap, Job, Look, Point, QueryError, Take, Watch};
 
 /// Evaluates over a store.
 #[derive(Clone)]
@@ -29,8 +30,7 @@ impl Source for StoreEngine {
 
 struct Reader(SelectedSeries);
 
-// The store keeps numbers only: once it keeps native histograms and since when samples count, `read_histograms` and
-// `read_starts` hand them out here.
+// Since when samples count, which `read_starts` would hand out, the store does not keep.
 impl SampleReader for Reader {
     fn read(
         &self,
@@ -39,6 +39,15 @@ impl SampleReader for Reader {
         out: &mut Vec<Sample>,
     ) -> Result<(), SourceError> {
         self.0.read(from, to, out).map_err(SourceError::new)
+    }
+
+    fn read_histograms(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        out: &mut Vec<HistogramSample>,
+    ) -> Result<(), SourceError> {
+        self.0.read_histograms(from, to, out).map_err(SourceError::new)
     }
 }
 
@@ -59,9 +68,9 @@ impl Engine for StoreEngine {
         Ok(union(look, |set| self.0.label_values(name, set, look.from, look.to)))
     }
 
-    fn latest(&self, look: &Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
+    fn latest(&self, look: &Look) -> Result<Vec<(Labels, Point)>, QueryError> {
         let mut newest = BTreeMap::new();
-        let mut samples = Vec::new();
+        let (mut samples, mut histograms) = (Vec::new(), Vec::new());
         for set in look.sets() {
             let found = self.0.select(&set, look.from, look.to).map_err(failed)?;
             for series in found {
@@ -69,17 +78,21 @@ impl Engine for StoreEngine {
                     continue;
                 }
                 samples.clear();
+                histograms.clear();
                 series.read(look.from, look.to, &mut samples).map_err(failed)?;
-                if let Some(last) = samples.last() {
-                    newest.insert(series.labels.clone(), *last);
+                series.read_histograms(look.from, look.to, &mut histograms).map_err(failed)?;
+                let last = samples.pop().map(Point::Number);
+                let last = last.into_iter().chain(histograms.pop().map(Point::Histogram));
+                if let Some(last) = last.max_by_key(Point::at) {
+                    newest.insert(series.labels.clone(), last);
                 }
             }
         }
-        Ok(newest.into_iter().filter(|(_, sample)| !is_stale(sample.value)).collect())
+        Ok(newest.into_iter().filter(|(_, point)| !point.is_stale()).collect())
     }
 
     fn samples(&self, look: &Look, take: Take<'_>, watch: &Watch) -> Result<(), QueryError> {
-        let mut samples = Vec::new();
+        let (mut samples, mut histograms) = (Vec::new(), Vec::new());
         for set in look.sets() {
             let mut found = self.0.select(&set, look.from, look.to).map_err(failed)?;
             found.sort_by(|a, b| a.labels.cmp(&b.labels));
@@ -88,8 +101,11 @@ impl Engine for StoreEngine {
                     return Err(why);
                 }
                 samples.clear();
+                histograms.clear();
                 series.read(look.from, look.to, &mut samples).map_err(failed)?;
-                if !samples.is_empty() && !take(&series.labels, &samples) {
+                series.read_histograms(look.from, look.to, &mut histograms).map_err(failed)?;
+                let none = samples.is_empty() && histograms.is_empty();
+                if !none && !take(&series.labels, &samples, &histograms) {
                     return Ok(());
                 }
             }
@@ -164,6 +180,7 @@ mod tests {
             complete_until: AT,
             samples,
             metadata: vec![Metadata { metric: "up".into(), ..Metadata::default() }],
+            histograms: Vec::new(),
             gaps: Vec::new(),
         }
     }

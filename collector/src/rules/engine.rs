@@ -20,6 +20,7 @@ use super::metrics::{ByGroup, Metrics};
 use super::status::GroupStatus;
 use super::{Host, Settings, builtin};
 use crate::config::RuleFiles;
+use crate::query::Point;
 
 /// Largest rule file, in bytes.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -303,7 +304,8 @@ impl<H: Host> Engine<H> {
         states.retain(|key, _| by_key.contains_key(key));
         let end = Sample { at: (self.0.now)(), value: stale_nan() };
         if !left.outputs.is_empty() {
-            let samples = left.outputs.into_iter().map(|labels| (labels, end)).collect();
+            let outputs = left.outputs.into_iter();
+            let samples = outputs.map(|labels| (labels, Point::Number(end))).collect();
             if let Err(e) = self.0.host.write(samples).await {
                 warn!("ending the series of removed rules failed: {e}");
             }

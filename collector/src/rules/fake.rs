@@ -21,7 +21,7 @@ use super::{Host, HostError, Settings};
 use crate::config::Scope;
 use crate::notify::Alert;
 use crate::query::engine::own;
-use crate::query::{Answer, Cost, QueryError};
+use crate::query::{Answer, Cost, Point, QueryError};
 
 /// Series, alerts and state in memory.
 pub(super) struct Fake {
@@ -133,10 +133,13 @@ impl Host for Fake {
         Ok(Answer { value, warnings: vec![], infos: vec![], cost: Cost::default() })
     }
 
-    async fn write(&self, samples: Vec<(Labels, Sample)>) -> Result<(), HostError> {
+    async fn write(&self, samples: Vec<(Labels, Point)>) -> Result<(), HostError> {
         let mut memory = self.memory.lock().unwrap();
         for (labels, sample) in samples {
-            memory.add(&labels, [sample]);
+            match sample {
+                Point::Number(sample) => memory.add(&labels, [sample]),
+                Point::Histogram(sample) => memory.add_histograms(&labels, [sample]),
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 use tributary_model::cluster::ClusterName;
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Sample, Timestamp, stale_nan};
@@ -122,6 +123,15 @@ pub async fn evaluate<H: Host>(
     metrics.last_evaluation.get_or_create(&labels).set(now.as_secs_f64());
 }
 
+/// What alerts and templates see: of a native histogram, as in Prometheus, no more than that it is there.
+fn numbers(series: Vec<(Labels, Point)>) -> Vec<(Labels, f64)> {
+    let number = |(labels, point)| match point {
+        Point::Number(Sample { value, .. }) => (labels, value),
+        Point::Histogram(_) => (labels, 0.0),
+    };
+    series.into_iter().map(number).collect()
+}
+
 /// One evaluation of a group in one cluster.
 struct Scene<'a, H> {
     group: &'a Group,
@@ -183,10 +193,11 @@ impl<'a, H: Host> Scene<'a, H> {
             RuleKind::Alerting { hold, keep_firing_for, annotations } => {
                 let (hold, keep_firing_for) = (*hold, *keep_firing_for);
                 let times = Times { hold, keep_firing_for, limit: self.group.spec.limit };
-                let found = self.found(spec, annotations, series).await;
+                let found = self.found(spec, annotations, numbers(series)).await;
                 let updated = rule.alerts.update(found, times, self.now);
                 updated.map_err(|e| e.to_string())?;
-                rule.alerts.samples(self.at)
+                let samples = rule.alerts.samples(self.at).into_iter();
+                samples.map(|(labels, sample)| (labels, Point::Number(sample))).collect()
             }
         };
         let written = self.write(rule, samples).await;
@@ -197,7 +208,7 @@ impl<'a, H: Host> Scene<'a, H> {
     }
 
     /// The value of an expression as series.
-    async fn query(&self, expr: &Expr, at: Timestamp) -> Result<Vec<(Labels, f64)>, String> {
+    async fn query(&self, expr: &Expr, at: Timestamp) -> Result<Vec<(Labels, Point)>, String> {
         let narrowed = match self.enforced.first() {
             Some(matcher) => {
                 Some(scope(expr, matcher.name(), matcher.value()).map_err(|e| e.to_string())?)
@@ -207,16 +218,8 @@ impl<'a, H: Host> Scene<'a, H> {
         let expr = narrowed.as_ref().unwrap_or(expr);
         let answer = self.context.host.evaluate(expr, at, &self.enforced).await;
         match answer.map_err(|e| e.to_string())?.value {
-            Value::Vector(series) => {
-                let numbers = series.into_iter().map(|(labels, point)| match point {
-                    Point::Number(sample) => Ok((labels, sample.value)),
-                    Point::Histogram(_) => Err(format!(
-                        "the result for {labels} is a native histogram, which rules cannot record or alert on yet"
-                    )),
-                });
-                numbers.collect()
-            }
-            Value::Scalar(sample) => Ok(vec![(Labels::empty(), sample.value)]),
+            Value::Vector(series) => Ok(series),
+            Value::Scalar(sample) => Ok(vec![(Labels::empty(), Point::Number(sample))]),
             Value::Text(..) | Value::Matrix(_) => {
                 Err("rule result is not a vector or scalar".to_owned())
             }
@@ -233,15 +236,15 @@ impl<'a, H: Host> Scene<'a, H> {
     fn record(
         &self,
         spec: &RuleSpec,
-        series: Vec<(Labels, f64)>,
-    ) -> Result<Vec<(Labels, Sample)>, String> {
+        series: Vec<(Labels, Point)>,
+    ) -> Result<Vec<(Labels, Point)>, String> {
         let limit = self.group.spec.limit;
         if limit > 0 && series.len() > limit {
             return Err(format!("exceeded limit of {limit} with {} series", series.len()));
         }
         let mut seen = BTreeSet::new();
         let mut samples = Vec::with_capacity(series.len());
-        for (labels, value) in series {
+        for (labels, point) in series {
             let named = labels.with(METRIC_NAME, &spec.name);
             let labelled = spec.labels.iter().fold(named, |l, (name, value)| l.with(name, value));
             let labels = self.stamped(&labelled);
@@ -251,7 +254,13 @@ impl<'a, H: Host> Scene<'a, H> {
                         .to_owned(),
                 );
             }
-            samples.push((labels, Sample { at: self.at, value }));
+            let point = match point {
+                Point::Number(sample) => Point::Number(Sample { at: self.at, ..sample }),
+                Point::Histogram(sample) => {
+                    Point::Histogram(HistogramSample { at: self.at, ..sample })
+                }
+            };
+            samples.push((labels, point));
         }
         Ok(samples)
     }
@@ -304,7 +313,7 @@ impl<'a, H: Host> Scene<'a, H> {
                 }
                 Expansion::Query(query) => {
                     let result = match tributary_promql::parse(&query) {
-                        Ok(expr) => self.query(&expr, self.now).await,
+                        Ok(expr) => self.query(&expr, self.now).await.map(numbers),
                         Err(e) => Err(e.to_string()),
                     };
                     results.insert(query, result);
@@ -317,11 +326,11 @@ impl<'a, H: Host> Scene<'a, H> {
     async fn write(
         &self,
         rule: &mut RuleState,
-        mut samples: Vec<(Labels, Sample)>,
+        mut samples: Vec<(Labels, Point)>,
     ) -> Result<(), String> {
         let outputs: BTreeSet<Labels> = samples.iter().map(|(labels, _)| labels.clone()).collect();
-        let end = Sample { at: self.at, value: stale_nan() };
-        samples.extend(rule.outputs.difference(&outputs).map(|labels| (labels.clone(), end)));
+        let end = || Point::Number(Sample { at: self.at, value: stale_nan() });
+        samples.extend(rule.outputs.difference(&outputs).map(|labels| (labels.clone(), end())));
         if samples.is_empty() {
             return Ok(());
         }

@@ -20,13 +20,13 @@ use std::time::Duration;
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::Timestamp;
 use tributary_promql::ast::Expr;
 use tributary_promql::feature::Features;
 
 use crate::config::Scope;
 use crate::notify::Alert;
-use crate::query::{Answer, QueryError};
+use crate::query::{Answer, Point, QueryError};
 
 /// How often a group is evaluated that does not say.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub trait Host: Send + Sync + 'static {
     /// Stores what rules computed; returns when later queries see it.
     fn write(
         &self,
-        samples: Vec<(Labels, Sample)>,
+        samples: Vec<(Labels, Point)>,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
     /// The clusters that rules of the scope `each` are evaluated for.

@@ -92,6 +92,7 @@ fn fill(store: &Store, cluster: &ClusterName) {
         complete_until: AT,
         samples,
         metadata: Vec::new(),
+        histograms: Vec::new(),
         gaps: Vec::new(),
     };
     let (reply, answer) = channel();

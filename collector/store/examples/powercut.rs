@@ -87,6 +87,7 @@ fn batch(
         complete_until: Timestamp::from_millis(at),
         samples,
         metadata: Vec::new(),
+        histograms: Vec::new(),
         gaps: Vec::new(),
     })
 }

@@ -86,6 +86,7 @@ impl Soak {
             complete_until: at,
             samples,
             metadata: Vec::new(),
+            histograms: Vec::new(),
             gaps: Vec::new(),
         };
         // As long as a frame of these samples would be.

@@ -1,8 +1,13 @@
 //! What comes in: batches of samples, and what became of each sample.
 
+use std::sync::Arc;
+
 use tributary_model::cluster::ClusterName;
+use tributary_model::histogram::HistogramSample;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_model::series::Metadata;
+
+use crate::head::Value;
 
 /// A series of one store. Valid for as long as something is written to it, or for a day after it was resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,10 +62,29 @@ pub struct Batch {
     pub complete_until: Timestamp,
     /// The samples.
     pub samples: Vec<(SeriesId, Sample)>,
+    /// The native histograms. They are samples, too, and counted behind the others.
+    pub histograms: Vec<(SeriesId, HistogramSample)>,
     /// What is known of metrics.
     pub metadata: Vec<Metadata>,
     /// What is missing.
     pub gaps: Vec<GapEntry>,
+}
+
+impl Batch {
+    /// The number of samples, native histograms among them.
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len() + self.histograms.len()
+    }
+
+    /// All samples, in the order in which decisions count them.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (SeriesId, i64, Value)> {
+        let number =
+            |(id, s): &(_, Sample)| (*id, s.at.as_millis(), Value::Number(s.value.to_bits()));
+        let histogram = |(id, s): &(_, HistogramSample)| {
+            (*id, s.at.as_millis(), Value::Histogram(Arc::clone(&s.histogram)))
+        };
+        self.samples.iter().map(number).chain(self.histograms.iter().map(histogram))
+    }
 }
 
 /// An interval that a stream says is missing.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tributary_model::sample::Timestamp;
 
-use crate::block::{self, BlockName, Cursor, Place, Written};
+use crate::block::{self, Block, BlockName, Column, Cursor, Place, Written};
 use crate::blocks::Entry;
 use crate::core::{Core, Shard};
 use crate::error::Error;
@@ -107,26 +107,20 @@ fn merge(
     let name = core.blocks.name(first, windows, attempt);
     let replaces = inputs.iter().map(|input| input.number).collect();
     let mut writer = block::Writer::new(&core.blocks.folder(shard.id)?, shard.id, name, replaces)?;
-    let mut cursors = Vec::new();
+    let mut blocks = Vec::new();
     for input in inputs {
-        if let Some(block) = core.blocks.block(shard.id, input)? {
-            cursors.push(Cursor::new(Arc::clone(&block))?);
-        }
+        blocks.extend(core.blocks.block(shard.id, input)?);
     }
-    let index_knows = |place: Place| shard.index().labels(place.series).is_some();
-    let mut samples = Vec::new();
-    while let Some(place) = cursors.iter().filter_map(Cursor::place).min() {
-        samples.clear();
-        for cursor in cursors.iter_mut().filter(|cursor| cursor.place() == Some(place)) {
-            cursor.take(&mut samples).map_err(|e| core.blocks.count(e))?;
-        }
-        // A series that left the catalogue has nothing within the retention.
-        if !index_knows(place) {
-            continue;
-        }
-        in_order(&mut samples);
-        writer.add(place, &samples)?;
-    }
+    merge_column(core, shard, (&blocks, Column::Numbers), Cursor::take, |place, samples| {
+        writer.add(place, samples)
+    })?;
+    merge_column(
+        core,
+        shard,
+        (&blocks, Column::Histograms),
+        Cursor::take_histograms,
+        |place, h| writer.add_histograms(place, h),
+    )?;
     let labels = |series| shard.index().labels(series).cloned();
     let written = writer.finish(shard.cluster.as_str(), labels)?;
     core.blocks.sync(shard.id)?;
@@ -137,4 +131,32 @@ fn merge(
     }
     core.blocks.sync(shard.id)?;
     Ok(written)
+}
+
+/// Merges one column of blocks, series by series.
+fn merge_column<T>(
+    core: &Core,
+    shard: &Shard,
+    (blocks, column): (&[Arc<Block>], Column),
+    take: impl Fn(&mut Cursor, &mut Vec<(i64, T)>) -> Result<(), Error>,
+    mut add: impl FnMut(Place, &[(i64, T)]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut cursors = Vec::new();
+    for block in blocks {
+        cursors.push(Cursor::new(Arc::clone(block), column)?);
+    }
+    let mut samples = Vec::new();
+    while let Some(place) = cursors.iter().filter_map(Cursor::place).min() {
+        samples.clear();
+        for cursor in cursors.iter_mut().filter(|cursor| cursor.place() == Some(place)) {
+            take(cursor, &mut samples).map_err(|e| core.blocks.count(e))?;
+        }
+        // A series that left the catalogue has nothing within the retention.
+        if shard.index().labels(place.series).is_none() {
+            continue;
+        }
+        in_order(&mut samples);
+        add(place, &samples)?;
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::batch::SeriesId;
 use crate::block::Place;
 use crate::blocks::Blocks;
 use crate::error::Error;
-use crate::head::Head;
+use crate::head::{Head, Value};
 use crate::index::Index;
 use crate::keys::{metric_group, window};
 use crate::kv::Kv;
@@ -184,21 +184,26 @@ impl Core {
         shard: u32,
         place: Place,
         at: i64,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<Option<Value>, Error> {
         if at >= self.in_blocks_until.load(Ordering::Acquire) {
             return Ok(None);
         }
         let (window, mut scratch, mut found) = (window(at), Vec::new(), None);
+        let mut histograms = Vec::new();
         for name in self.blocks.overlapping(shard, window, window) {
             let Some(block) = self.blocks.block(shard, &name)? else { continue };
             let mut visit = |times: &[i64], values: &[u64]| {
                 let here = times.binary_search(&at).ok().and_then(|place| values.get(place));
                 found = found.or(here.copied());
             };
-            let read = block.read(&self.blocks.cache, place, (at, at), &mut scratch, &mut visit);
+            let cache = &self.blocks.cache;
+            let read = block.read(cache, place, (at, at), &mut scratch, &mut visit);
+            read.map_err(|e| self.blocks.count(e))?;
+            let read = block.read_histograms(cache, place, (at, at), &mut histograms);
             read.map_err(|e| self.blocks.count(e))?;
         }
-        Ok(found)
+        let histogram = histograms.into_iter().next().map(|(_, h)| Value::Histogram(h));
+        Ok(found.map(Value::Number).or(histogram))
     }
 
     /// How long a cluster's samples are kept.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use tributary_journal::Position;
+use tributary_model::histogram::Histogram;
 use tributary_model::sample::Timestamp;
 
 use crate::block::{self, BlockName, Place};
@@ -14,7 +15,7 @@ use crate::catalogue::{self, Spans};
 use crate::codec::fields::{Fields, Malformed, checked, put_signed, put_varint};
 use crate::core::{Core, Shard};
 use crate::error::Error;
-use crate::head::{Chunk, Frozen};
+use crate::head::{Chunk, Frozen, HistogramChunk};
 use crate::keys::{self, window, window_start};
 use crate::ledger::{encode_metadata, put_stream_key};
 use crate::state;
@@ -142,8 +143,8 @@ fn write_shard(
     made: &mut Made,
 ) -> Result<Spans, Error> {
     let mut spans = Spans::new();
-    let windows: BTreeSet<i64> =
-        frozen.iter().flat_map(|f| &f.chunks).map(|chunk| window(chunk.min)).collect();
+    let starts = frozen.iter().flat_map(Frozen::starts);
+    let windows: BTreeSet<i64> = starts.map(window).collect();
     if windows.is_empty() {
         return Ok(spans);
     }
@@ -151,15 +152,15 @@ fn write_shard(
     for at in windows {
         let name = core.blocks.name(at, 1, attempt);
         let mut writer = block::Writer::new(&folder, shard.id, name, Vec::new())?;
-        let mut samples = Vec::new();
-        for Frozen { series, group, chunks } in frozen {
+        let (mut samples, mut histograms) = (Vec::new(), Vec::new());
+        for Frozen { series, group, chunks, histograms: frozen } in frozen {
+            let place = Place { group: *group, series: *series };
             samples_of(chunks, at, &mut samples)?;
-            let (Some((first, _)), Some((last, _))) = (samples.first(), samples.last()) else {
-                continue;
-            };
-            let span = spans.entry(*series).or_insert((*first, *last));
-            *span = (span.0.min(*first), span.1.max(*last));
-            writer.add(Place { group: *group, series: *series }, &samples)?;
+            widen(&mut spans, *series, &samples);
+            writer.add(place, &samples)?;
+            histograms_of(frozen, at, &mut histograms)?;
+            widen(&mut spans, *series, &histograms);
+            writer.add_histograms(place, &histograms)?;
         }
         let labels = |series| shard.index().labels(series).cloned();
         let written = writer.finish(shard.cluster.as_str(), labels)?;
@@ -187,8 +188,35 @@ fn samples_of(chunks: &[Arc<Chunk>], at: i64, out: &mut Vec<(i64, u64)>) -> Resu
     Ok(())
 }
 
+/// The same of its native histograms.
+fn histograms_of(
+    chunks: &[Arc<HistogramChunk>],
+    at: i64,
+    out: &mut Vec<(i64, Arc<Histogram>)>,
+) -> Result<(), Error> {
+    out.clear();
+    for chunk in chunks.iter().filter(|chunk| window(chunk.min) == at) {
+        chunk
+            .read(|at, histogram| {
+                out.push((at, histogram));
+                true
+            })
+            .map_err(Error::damaged("a chunk in memory"))?;
+    }
+    in_order(out);
+    Ok(())
+}
+
+/// Notes the times of samples, which ascend.
+fn widen<T>(spans: &mut Spans, series: u32, samples: &[(i64, T)]) {
+    if let (Some((first, _)), Some((last, _))) = (samples.first(), samples.last()) {
+        let span = spans.entry(series).or_insert((*first, *last));
+        *span = (span.0.min(*first), span.1.max(*last));
+    }
+}
+
 /// Brings samples in the order of time, each time once.
-pub(crate) fn in_order(samples: &mut Vec<(i64, u64)>) {
+pub(crate) fn in_order<T>(samples: &mut Vec<(i64, T)>) {
     if !samples.is_sorted_by(|(a, _), (b, _)| a < b) {
         samples.sort_by_key(|(at, _)| *at);
         samples.dedup_by_key(|(at, _)| *at);

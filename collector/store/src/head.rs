@@ -1,14 +1,20 @@
 //! The newest samples of one cluster, in memory, compressed as they grow.
 
+mod histograms;
+
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
+use tributary_model::histogram::Histogram;
 use tributary_model::sample::Sample;
 
 use crate::batch::Reason;
 use crate::codec::fields::Malformed;
 use crate::codec::xor::{self, Appender};
 use crate::keys::{EARLIEST_MILLIS, window};
+
+use histograms::Histograms;
+pub(crate) use histograms::{HistogramChunk, HistogramPieces};
 
 /// Most samples of one head chunk; the next one is begun.
 const MAX_CHUNK_SAMPLES: u32 = 480;
@@ -43,8 +49,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Slot {
     series: u32,
-    /// The newest sample's value, if it was appended since the slot was made.
-    newest: Option<u64>,
+    /// The newest sample, if it was appended since the slot was made.
+    newest: Option<Value>,
     open: Option<Appender>,
     /// Behind each other, oldest first.
     sealed: Vec<Arc<Chunk>>,
@@ -52,6 +58,26 @@ struct Slot {
     late: Vec<(i64, u64)>,
     /// On their way into blocks; may overlap.
     frozen: Vec<Arc<Chunk>>,
+    /// Nearly every series has none.
+    histograms: Option<Box<Histograms>>,
+}
+
+/// What a sample is: a number's bits, or a native histogram.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Number(u64),
+    Histogram(Arc<Histogram>),
+}
+
+impl Value {
+    /// Whether it is the very same. What is said of resets does not count.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Number(own), Self::Number(other)) => own == other,
+            (Self::Histogram(own), Self::Histogram(other)) => own.has_data_of(other),
+            _ => false,
+        }
+    }
 }
 
 /// A sealed chunk; it lies in one window.
@@ -207,7 +233,13 @@ impl Head {
     }
 
     /// Decides about one sample, and appends it if it is newer than its series' last.
-    pub(crate) fn append(&mut self, series: u32, at: i64, value: u64, bounds: &Bounds) -> Verdict {
+    pub(crate) fn append(
+        &mut self,
+        series: u32,
+        at: i64,
+        value: &Value,
+        bounds: &Bounds,
+    ) -> Verdict {
         let Some(entry) = self.entries.get(place(series)).copied() else {
             return Verdict::Refused(Reason::Unknown);
         };
@@ -226,8 +258,9 @@ impl Head {
         }
         // A sample sent again is most often the newest one: looked at first, and however old it is.
         if at == entry.last {
-            return match self.slots.get(place(entry.slot)).and_then(|slot| slot.newest) {
-                Some(newest) if newest == value => Verdict::Refused(Reason::Duplicate),
+            let newest = self.slots.get(place(entry.slot)).and_then(|slot| slot.newest.as_ref());
+            return match newest {
+                Some(newest) if newest.is(value) => Verdict::Refused(Reason::Duplicate),
                 Some(_) => Verdict::Refused(Reason::Conflict),
                 None => Verdict::Late,
             };
@@ -239,7 +272,7 @@ impl Head {
     }
 
     /// Puts a sample in, wherever it belongs. One at a time that is taken already changes nothing.
-    pub(crate) fn insert(&mut self, series: u32, at: i64, value: u64) {
+    pub(crate) fn insert(&mut self, series: u32, at: i64, value: &Value) {
         let Some(entry) = self.entries.get(place(series)).copied() else { return };
         let slot = if entry.slot == IDLE { self.activate(series) } else { entry.slot };
         if entry.last == NEVER || entry.last < self.recent_from {
@@ -254,16 +287,20 @@ impl Head {
         let Some(slot) = self.slots.get_mut(place(slot)) else { return };
         if newer {
             slot.push(at, value);
-        } else if let Err(place) = slot.late.binary_search_by_key(&at, |(late, _)| *late)
-            && slot.find(at).is_none()
-        {
-            slot.late.insert(place, (at, value));
+        } else if slot.find(at).is_none() {
+            slot.push_late(at, value);
         }
     }
 
     /// The value at a time, if it is here.
-    pub(crate) fn find(&self, series: u32, at: i64) -> Option<u64> {
+    pub(crate) fn find(&self, series: u32, at: i64) -> Option<Value> {
         self.slot(series)?.find(at)
+    }
+
+    /// The native histograms of a series between two times, both inclusive; in no particular order over chunks.
+    pub(crate) fn histograms(&self, series: u32, from: i64, to: i64) -> HistogramPieces {
+        let histograms = self.slot(series).and_then(|slot| slot.histograms.as_ref());
+        histograms.map(|histograms| histograms.read(from, to)).unwrap_or_default()
     }
 
     /// Visits the samples of a series between two times, both inclusive; in no particular order over chunks.
@@ -291,9 +328,10 @@ impl Head {
         let mut out = Vec::new();
         for slot in &mut self.slots {
             slot.freeze(before);
-            if !slot.frozen.is_empty() {
+            let histograms = slot.histograms.as_ref().map(|h| h.frozen.clone()).unwrap_or_default();
+            if !(slot.frozen.is_empty() && histograms.is_empty()) {
                 let chunks = slot.frozen.clone();
-                out.push(Frozen { series: slot.series, group: 0, chunks });
+                out.push(Frozen { series: slot.series, group: 0, chunks, histograms });
             }
         }
         for frozen in &mut out {
@@ -309,6 +347,10 @@ impl Head {
             let Some(entry) = self.entries.get(place(done.series)).copied() else { continue };
             let Some(slot) = self.slots.get_mut(place(entry.slot)) else { continue };
             slot.frozen.retain(|c| !done.chunks.iter().any(|d| Arc::ptr_eq(c, d)));
+            slot.histograms.take_if(|histograms| {
+                histograms.release(&done.histograms);
+                histograms.is_empty()
+            });
             if slot.is_empty() {
                 *slot = Slot::default();
                 self.free.push(entry.slot);
@@ -349,7 +391,17 @@ impl Head {
 }
 
 impl Slot {
-    fn push(&mut self, at: i64, value: u64) {
+    fn push(&mut self, at: i64, value: &Value) {
+        match value {
+            Value::Number(value) => self.push_number(at, *value),
+            Value::Histogram(histogram) => {
+                self.histograms.get_or_insert_default().push(at, histogram);
+            }
+        }
+        self.newest = Some(value.clone());
+    }
+
+    fn push_number(&mut self, at: i64, value: u64) {
         let full = |open: &Appender| {
             open.count() >= MAX_CHUNK_SAMPLES || window(open.last()) != window(at)
         };
@@ -357,10 +409,26 @@ impl Slot {
             self.sealed.push(Chunk::seal(open));
         }
         self.open.get_or_insert_default().push(at, value);
-        self.newest = Some(value);
     }
 
-    fn find(&self, at: i64) -> Option<u64> {
+    fn push_late(&mut self, at: i64, value: &Value) {
+        match value {
+            Value::Number(value) => {
+                let place = self.late.partition_point(|(late, _)| *late < at);
+                self.late.insert(place, (at, *value));
+            }
+            Value::Histogram(histogram) => {
+                self.histograms.get_or_insert_default().push_late(at, histogram);
+            }
+        }
+    }
+
+    fn find(&self, at: i64) -> Option<Value> {
+        let histogram = || self.histograms.as_ref()?.find(at).map(Value::Histogram);
+        self.find_number(at).map(Value::Number).or_else(histogram)
+    }
+
+    fn find_number(&self, at: i64) -> Option<u64> {
         if let Ok(place) = self.late.binary_search_by_key(&at, |(late, _)| *late) {
             return self.late.get(place).map(|(_, value)| *value);
         }
@@ -396,6 +464,9 @@ impl Slot {
             open.get_or_insert_default().push(at, value);
         }
         self.frozen.extend(open.map(Chunk::seal));
+        if let Some(histograms) = &mut self.histograms {
+            histograms.freeze(before);
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -403,26 +474,30 @@ impl Slot {
             && self.sealed.is_empty()
             && self.late.is_empty()
             && self.frozen.is_empty()
+            && self.histograms.is_none()
     }
 
     fn oldest(&self) -> Option<i64> {
         let chunks = self.sealed.first().into_iter().chain(&self.frozen).map(|chunk| chunk.min);
         let late = self.late.first().map(|(at, _)| *at);
-        chunks.chain(self.open.as_ref().map(Appender::first)).chain(late).min()
+        let histograms = self.histograms.as_ref().and_then(|histograms| histograms.oldest());
+        chunks.chain(self.open.as_ref().map(Appender::first)).chain(late).chain(histograms).min()
     }
 
     fn closed_bytes(&self, before: i64) -> usize {
         let sealed = self.sealed.iter().take_while(|chunk| chunk.max < before);
         let sealed: usize = sealed.map(|chunk| chunk.bytes.len()).sum();
         let open = self.open.as_ref().filter(|open| open.last() < before);
-        sealed + open.map_or(0, Appender::capacity)
+        let histograms = self.histograms.as_ref().map_or(0, |h| h.closed_bytes(before));
+        sealed + open.map_or(0, Appender::capacity) + histograms
     }
 
     fn bytes(&self) -> usize {
         let chunks = self.sealed.iter().chain(&self.frozen);
         let sealed: usize = chunks.map(|chunk| chunk.bytes.len() + size_of::<Chunk>() + 16).sum();
         let open = self.open.as_ref().map_or(0, Appender::capacity);
-        sealed + open + self.late.capacity() * 16 + size_of::<Self>()
+        let histograms = self.histograms.as_ref().map_or(0, |histograms| histograms.bytes());
+        sealed + open + histograms + self.late.capacity() * 16 + size_of::<Self>()
     }
 }
 
@@ -435,6 +510,16 @@ pub(crate) struct Frozen {
     pub(crate) group: u32,
     /// The chunks, in no particular order.
     pub(crate) chunks: Vec<Arc<Chunk>>,
+    /// Those of native histograms.
+    pub(crate) histograms: Vec<Arc<HistogramChunk>>,
+}
+
+impl Frozen {
+    /// The first times of all chunks.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = i64> {
+        let histograms = self.histograms.iter().map(|chunk| chunk.min);
+        self.chunks.iter().map(|chunk| chunk.min).chain(histograms)
+    }
 }
 
 /// What the head has of a series, detached from it.

@@ -1,5 +1,7 @@
 //! The read path: matchers to series, series to blocks and head chunks, chunks to samples.
 
+mod histograms;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};

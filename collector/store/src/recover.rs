@@ -29,7 +29,9 @@ use crate::{Options, catalogue, compact, keys, state, v1};
 use replay::Replayed;
 
 /// The format of the key-value store's content.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+/// The first version with samples in blocks.
+const VERSION_OF_BLOCKS: u64 = 2;
 /// sled gives its lock back a moment after it was closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -238,8 +240,11 @@ fn load(
     core.in_blocks_until.store(until, Ordering::Release);
     catalogue::load(&core, &mut report.damaged)?;
     let attempts = stored.as_ref().map_or(0, |stored| stored.attempts);
-    if version < VERSION {
+    if version < VERSION_OF_BLOCKS {
         report.migrated_blocks = v1::migrate(&core, attempts, &mut report.damaged)?;
+    }
+    if version < VERSION {
+        // From here on there may be native histograms, which an earlier program would lose.
         write_version(&core)?;
     }
     v1::drop_trees(&core)?;

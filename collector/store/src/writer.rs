@@ -13,7 +13,7 @@ use crate::batch::{Accepted, Batch, Reason, StreamKey, StreamState};
 use crate::codec::fields::put_varint;
 use crate::core::{Core, Shard};
 use crate::error::Error;
-use crate::head::{Bounds, Frozen, Verdict};
+use crate::head::{Bounds, Frozen, Value, Verdict};
 use crate::ledger::{Checkpoint, Stream};
 use crate::record::{
     self, BatchHead, Decision, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE, StateChanges,
@@ -194,7 +194,7 @@ impl Writer {
         }
         // The head of the record is at most a few bytes a sample; half the limit leaves room for any batch.
         let limit = MAX_RECORD_BYTES / 2;
-        let decisions = batch.samples.len().saturating_mul(6);
+        let decisions = batch.len().saturating_mul(6);
         if payload.len() > limit || decisions > limit {
             let bytes = payload.len().max(decisions);
             return done(Err(Error::TooLarge { what: "a batch", bytes, limit }));
@@ -250,11 +250,10 @@ impl Writer {
         let mut decision = Decision::default();
         let mut late = Vec::new();
         let mut head = shard.head_mut();
-        for (index, (id, sample)) in (0u32..).zip(&batch.samples) {
+        for (index, (id, at, value)) in (0u32..).zip(batch.values()) {
             let (owner, series) = id.parts();
-            let (at, value) = (sample.at.as_millis(), sample.value.to_bits());
             let verdict = if owner == shard.id {
-                head.append(series, at, value, &bounds)
+                head.append(series, at, &value, &bounds)
             } else {
                 Verdict::Refused(Reason::Unknown)
             };
@@ -268,10 +267,10 @@ impl Writer {
         for (index, series, at, value) in late {
             match self.find(&shard, series, at) {
                 Ok(None) => {
-                    shard.head_mut().insert(series, at, value);
+                    shard.head_mut().insert(series, at, &value);
                     decision.stored(at);
                 }
-                Ok(Some(known)) if known == value => decision.refuse(index, Reason::Duplicate),
+                Ok(Some(known)) if known.is(&value) => decision.refuse(index, Reason::Duplicate),
                 // What cannot be read cannot be shown to be absent: nothing is overwritten on suspicion.
                 Ok(Some(_)) | Err(_) => decision.refuse(index, Reason::Conflict),
             }
@@ -281,7 +280,7 @@ impl Writer {
     }
 
     /// The value of a series at a time, wherever it is. Disk is read without a lock on the head.
-    fn find(&self, shard: &Shard, series: u32, at: i64) -> Result<Option<u64>, Error> {
+    fn find(&self, shard: &Shard, series: u32, at: i64) -> Result<Option<Value>, Error> {
         let found = shard.head().find(series, at);
         if found.is_some() {
             return Ok(found);

@@ -9,7 +9,7 @@ pub const XOR: u64 = 1;
 /// Encodes at most [`MAX_SAMPLES`] samples: milliseconds and value.
 pub fn encode(samples: &[(i64, f64)]) -> Vec<u8> {
     let count = u16::try_from(samples.len()).unwrap_or(u16::MAX);
-    let mut bits = Bits { bytes: count.to_be_bytes().to_vec(), free: 0 };
+    let mut bits = Bits::behind(count.to_be_bytes().to_vec());
     let mut before: Option<(i64, i64, u64)> = None;
     let mut window = None;
     for (number, &(at, value)) in samples.iter().enumerate() {
@@ -37,15 +37,20 @@ pub fn encode(samples: &[(i64, f64)]) -> Vec<u8> {
 }
 
 /// Bits, most significant first.
-struct Bits {
-    bytes: Vec<u8>,
+pub(super) struct Bits {
+    pub(super) bytes: Vec<u8>,
     /// Bits of the last byte that are not used yet.
     free: u32,
 }
 
 impl Bits {
+    /// Behind whole bytes.
+    pub(super) fn behind(bytes: Vec<u8>) -> Self {
+        Self { bytes, free: 0 }
+    }
+
     /// Appends the lowest `count` bits.
-    fn push(&mut self, bits: u64, count: u32) {
+    pub(super) fn push(&mut self, bits: u64, count: u32) {
         let mut left = count;
         while left > 0 {
             if self.free == 0 {
@@ -91,7 +96,7 @@ impl Bits {
     }
 
     /// Appends a value's difference to the one before; `window` is the place of the significant bits of the last one.
-    fn xor(&mut self, difference: u64, window: &mut Option<(u32, u32)>) {
+    pub(super) fn xor(&mut self, difference: u64, window: &mut Option<(u32, u32)>) {
         if difference == 0 {
             return self.push(0, 1);
         }

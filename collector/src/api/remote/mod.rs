@@ -1,6 +1,7 @@
 //! Prometheus' remote protocols: `write` for local pushers, `read` for a Prometheus that looks further back.
 
 pub mod chunk;
+pub mod histogram_chunk;
 pub mod read;
 pub mod wire;
 pub mod write;

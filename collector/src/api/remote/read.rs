@@ -7,12 +7,14 @@ use futures_util::{StreamExt as _, TryFutureExt as _, stream};
 use http::{HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::{MatchOp, Matcher};
 use tributary_model::sample::{Sample, Timestamp};
+use tributary_proto::remote::write_histogram;
 
 use super::wire::{Malformed, Message, Value, append_varint, field};
-use super::{MAX_MESSAGE_BYTES, chunk};
+use super::{MAX_MESSAGE_BYTES, chunk, histogram_chunk};
 use crate::api::envelope::plain;
 use crate::api::{Api, Scope};
 use crate::query::{Look, QueryError, Taker};
@@ -192,8 +194,13 @@ struct Collected {
 }
 
 impl Taker for Collected {
-    fn take(&mut self, labels: &Labels, samples: &[Sample]) -> bool {
-        let Some(left) = self.left.checked_sub(samples.len()) else {
+    fn take(
+        &mut self,
+        labels: &Labels,
+        samples: &[Sample],
+        histograms: &[HistogramSample],
+    ) -> bool {
+        let Some(left) = self.left.checked_sub(samples.len() + histograms.len()) else {
             self.over = true;
             return false;
         };
@@ -203,6 +210,9 @@ impl Taker for Collected {
             let mut message = Message::default();
             message.double(1, sample.value).integer(2, sample.at.as_millis().cast_unsigned());
             series.bytes(2, &message.into_bytes());
+        }
+        for histogram in histograms {
+            series.bytes(4, &write_histogram(histogram));
         }
         self.result.bytes(1, &series.into_bytes());
         true
@@ -244,11 +254,18 @@ struct Frames {
 }
 
 impl Taker for Frames {
-    fn take(&mut self, labels: &Labels, samples: &[Sample]) -> bool {
+    fn take(
+        &mut self,
+        labels: &Labels,
+        samples: &[Sample],
+        histograms: &[HistogramSample],
+    ) -> bool {
         let mut series = labelled(labels);
         let head = series.clone();
-        for samples in samples.chunks(chunk::MAX_SAMPLES) {
-            series.bytes(2, &chunk_message(samples));
+        let numbers = samples.chunks(chunk::MAX_SAMPLES).map(chunk_message);
+        let histograms = histogram_chunk::split(histograms).map(histogram_message);
+        for message in numbers.chain(histograms) {
+            series.bytes(2, &message);
             if series.len() > FRAME_BYTES {
                 // The rest of the series goes into another frame.
                 let full = std::mem::replace(&mut series, head.clone());
@@ -282,6 +299,17 @@ fn chunk_message(samples: &[Sample]) -> Vec<u8> {
     let mut message = Message::default();
     message.integer(1, at(samples.first())).integer(2, at(samples.last()));
     message.integer(3, chunk::XOR).bytes(4, &chunk::encode(&points));
+    message.into_bytes()
+}
+
+fn histogram_message(samples: &[HistogramSample]) -> Vec<u8> {
+    let at = |sample: Option<&HistogramSample>| {
+        sample.map_or(0, |sample| sample.at.as_millis()).cast_unsigned()
+    };
+    let mut message = Message::default();
+    message.integer(1, at(samples.first())).integer(2, at(samples.last()));
+    message.integer(3, histogram_chunk::FLOAT_HISTOGRAM);
+    message.bytes(4, &histogram_chunk::encode(samples));
     message.into_bytes()
 }
 

@@ -14,6 +14,7 @@ use http::{HeaderMap, StatusCode, header};
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::sample::Sample;
 use tributary_model::series::{Metadata, MetricType};
+use tributary_proto::remote::read_histogram;
 use tributary_store::Accepted;
 
 use super::MAX_MESSAGE_BYTES;
@@ -21,6 +22,7 @@ use super::wire::{Malformed, Value, field};
 use crate::api::Api;
 use crate::api::auth::Known;
 use crate::api::envelope::plain;
+use crate::local::Samples;
 
 /// Most labels of a series as it arrives; a series with more is refused.
 const MAX_LABELS: usize = 256;
@@ -37,7 +39,7 @@ pub struct Push {
 /// Takes what was pushed.
 pub trait Sink: Send + Sync + 'static {
     /// Stamps and stores samples; returns once they are on disk, with what was refused and why.
-    fn push(&self, samples: Vec<(Labels, Sample)>, metadata: Vec<Metadata>) -> Pushed<'_>;
+    fn push(&self, samples: Samples, metadata: Vec<Metadata>) -> Pushed<'_>;
 }
 
 /// What became of pushed samples.
@@ -141,7 +143,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), &'static str> {
 /// What a message holds.
 #[derive(Debug, Default)]
 struct Decoded {
-    samples: Vec<(Labels, Sample)>,
+    samples: Samples,
     metadata: Vec<Metadata>,
     /// Why something in it is not taken.
     refused: Option<&'static str>,
@@ -162,21 +164,27 @@ fn decode(message: &[u8]) -> Result<Decoded, Malformed> {
 
 fn series(message: &[u8], decoded: &mut Decoded) -> Result<(), Malformed> {
     let mut pairs = Vec::new();
-    let mut samples = Vec::new();
+    let (mut samples, mut histograms) = (Vec::new(), Vec::new());
     let mut rest = message;
     while let Some(field) = field(&mut rest)? {
         match field {
             (1, Value::Bytes(bytes)) => pairs.push(pair(bytes)?),
             (2, Value::Bytes(bytes)) => samples.push(sample(bytes)?),
-            (4, _) => {
-                decoded.refused.get_or_insert("native histograms, which are not supported yet");
-            }
+            (4, Value::Bytes(bytes)) => match read_histogram(bytes) {
+                Ok(sample) => histograms.push(sample),
+                Err(refused) => {
+                    decoded.refused.get_or_insert(refused.as_str());
+                }
+            },
             _ => {}
         }
     }
     match labels(&pairs) {
         Ok(labels) => {
-            decoded.samples.extend(samples.into_iter().map(|sample| (labels.clone(), sample)));
+            let numbers = samples.into_iter().map(|sample| (labels.clone(), sample));
+            decoded.samples.numbers.extend(numbers);
+            let histograms = histograms.into_iter().map(|sample| (labels.clone(), sample));
+            decoded.samples.histograms.extend(histograms);
         }
         Err(why) => {
             decoded.refused.get_or_insert(why);
@@ -298,7 +306,7 @@ mod tests {
     #[test]
     fn messages() {
         let decoded = decode(&request(&[("__name__", "a_total"), ("x", "y")], 2.5, -7)).unwrap();
-        let (labels, sample) = &decoded.samples[0];
+        let (labels, sample) = &decoded.samples.numbers[0];
         assert_eq!(
             (labels.to_string(), *sample),
             (r#"a_total{x="y"}"#.into(), Sample::new(-7, 2.5))
@@ -311,7 +319,7 @@ mod tests {
             (vec![("__name__", "a"), ("x", "1"), ("x", "2")], "a series that has a label twice"),
         ] {
             let decoded = decode(&request(&labels, 1.0, 1)).unwrap();
-            assert_eq!((decoded.samples.len(), decoded.refused), (0, Some(why)));
+            assert_eq!((decoded.samples.numbers.len(), decoded.refused), (0, Some(why)));
         }
         let whole = request(&[("__name__", "a")], 1.0, 1);
         assert!(decode(&whole[..whole.len() - 1]).is_err());

@@ -9,7 +9,7 @@ use tributary_model::series::{Metadata, MetricType};
 use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError};
 
 use super::NOW;
-use crate::query::{Answer, Engine, Gap, Job, Look, QueryError, Take, Watch, engine};
+use crate::query::{Answer, Engine, Gap, Job, Look, Point, QueryError, Take, Watch, engine};
 
 /// Series in memory.
 pub struct Memory(Vec<(Labels, Vec<Sample>)>);
@@ -93,15 +93,16 @@ impl Engine for Memory {
         Ok(found)
     }
 
-    fn latest(&self, look: &Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
-        Ok(self.found(look).map(|(l, s)| (l.clone(), *s.last().unwrap())).collect())
+    fn latest(&self, look: &Look) -> Result<Vec<(Labels, Point)>, QueryError> {
+        let last = |samples: &[Sample]| Point::Number(*samples.last().unwrap());
+        Ok(self.found(look).map(|(l, s)| (l.clone(), last(s))).collect())
     }
 
     fn samples(&self, look: &Look, take: Take<'_>, _: &Watch) -> Result<(), QueryError> {
         for (labels, samples) in self.found(look) {
             let inside = |sample: &&Sample| sample.at >= look.from && sample.at <= look.to;
             let samples: Vec<Sample> = samples.iter().filter(inside).copied().collect();
-            if !samples.is_empty() && !take(labels, &samples) {
+            if !samples.is_empty() && !take(labels, &samples, &[]) {
                 break;
             }
         }

@@ -6,8 +6,6 @@ use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
-use tributary_model::label::Labels;
-use tributary_model::sample::Sample;
 use tributary_model::series::Metadata;
 use tributary_store::Accepted;
 
@@ -16,6 +14,7 @@ use crate::api::auth::Known;
 use crate::api::remote::chunk;
 use crate::api::remote::wire::{Message, Value, field};
 use crate::api::remote::write::{Outcome, Push, Pushed, Sink};
+use crate::local::Samples;
 
 /// Remembers what was pushed.
 #[derive(Default)]
@@ -26,8 +25,9 @@ struct Kept {
 }
 
 impl Sink for Kept {
-    fn push(&self, samples: Vec<(Labels, Sample)>, _: Vec<Metadata>) -> Pushed<'_> {
-        let shown = samples.iter().map(|(labels, s)| format!("{labels} {} {}", s.value, s.at));
+    fn push(&self, samples: Samples, _: Vec<Metadata>) -> Pushed<'_> {
+        let shown =
+            samples.numbers.iter().map(|(labels, s)| format!("{labels} {} {}", s.value, s.at));
         self.samples.lock().unwrap().extend(shown);
         let fails = self.fails;
         let outcome = self.outcome;

@@ -6,12 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::Timestamp;
 use tributary_promql::ast::Expr;
 use tributary_promql::eval::{self, Options};
 use tributary_promql::feature;
 use tributary_promql::source::{Memory, Select, Series, Source, SourceError};
 
+use super::compare::{Compared, Values};
 use super::file::TestGroup;
 use crate::notify::Alert;
 use crate::query::{Answer, Cost, Point, QueryError, Value, engine};
@@ -21,20 +22,20 @@ use crate::rules::{Host, HostError, Settings};
 pub(super) struct Bench {
     memory: Mutex<Memory>,
     /// Samples that are not there yet, by time.
-    coming: Mutex<Vec<(Labels, Sample)>>,
+    coming: Mutex<Vec<(Labels, Point)>>,
     clusters: Vec<ClusterName>,
     options: Options,
 }
 
 impl Bench {
     pub(super) fn new(test: &TestGroup, settings: &Settings) -> Self {
-        let mut coming: Vec<(Labels, Sample)> = test
+        let mut coming: Vec<(Labels, Point)> = test
             .series
             .iter()
-            .flat_map(|(labels, samples)| samples.iter().map(|sample| (labels.clone(), *sample)))
+            .flat_map(|(labels, samples)| samples.iter().map(|s| (labels.clone(), s.clone())))
             .collect();
         // The next one is the last: it is taken from the end.
-        coming.sort_by_key(|(_, sample)| std::cmp::Reverse(sample.at));
+        coming.sort_by_key(|(_, sample)| std::cmp::Reverse(sample.at()));
         let names: BTreeSet<&str> =
             test.series.iter().filter_map(|(l, _)| l.get(&settings.cluster_label)).collect();
         Self {
@@ -48,29 +49,27 @@ impl Bench {
     /// Everything up to `millis` is there now.
     pub(super) fn advance(&self, millis: i64) {
         let (mut memory, mut coming) = (lock(&self.memory), lock(&self.coming));
-        while let Some((labels, sample)) = coming.pop_if(|(_, s)| s.at.as_millis() <= millis) {
-            memory.add(&labels, [sample]);
+        while let Some((labels, sample)) = coming.pop_if(|(_, s)| s.at().as_millis() <= millis) {
+            add(&mut memory, &labels, sample);
         }
     }
 
     /// The value of an expression, sorted by labels.
-    pub(super) fn value(&self, text: &str, at: Timestamp) -> Result<Vec<(Labels, f64)>, String> {
+    pub(super) fn value(&self, text: &str, at: Timestamp) -> Result<Values, String> {
         let features = self.options.features;
         let expr = tributary_promql::parse(text)
             .and_then(|expr| feature::check(text, &expr, features).map(|()| expr))
             .map_err(|e| e.to_string())?;
         let answer = self.evaluated(&expr, at, &[]).map_err(|e| e.to_string())?;
         match answer.value {
-            Value::Vector(series) => series
-                .into_iter()
-                .map(|(labels, point)| match point {
-                    Point::Number(sample) => Ok((labels, sample.value)),
-                    Point::Histogram(_) => {
-                        Err("comparing with native histograms is not supported yet".to_owned())
-                    }
-                })
-                .collect(),
-            Value::Scalar(sample) => Ok(vec![(Labels::empty(), sample.value)]),
+            Value::Vector(series) => {
+                let value = |point| match point {
+                    Point::Number(sample) => Compared::Number(sample.value),
+                    Point::Histogram(sample) => Compared::Histogram(sample.histogram, true),
+                };
+                Ok(series.into_iter().map(|(labels, point)| (labels, value(point))).collect())
+            }
+            Value::Scalar(sample) => Ok(vec![(Labels::empty(), Compared::Number(sample.value))]),
             Value::Text(..) | Value::Matrix(_) => {
                 Err("rule result is not a vector or scalar".to_owned())
             }
@@ -89,6 +88,13 @@ impl Bench {
             .map_err(|e| QueryError::Execution(e.to_string()))?;
         let value = engine::own(outcome.value);
         Ok(Answer { value, warnings: Vec::new(), infos: Vec::new(), cost: Cost::default() })
+    }
+}
+
+fn add(memory: &mut Memory, labels: &Labels, point: Point) {
+    match point {
+        Point::Number(sample) => memory.add(labels, [sample]),
+        Point::Histogram(sample) => memory.add_histograms(labels, [sample]),
     }
 }
 
@@ -119,10 +125,10 @@ impl Host for Bench {
         self.evaluated(expr, at, enforced)
     }
 
-    async fn write(&self, samples: Vec<(Labels, Sample)>) -> Result<(), HostError> {
+    async fn write(&self, samples: Vec<(Labels, Point)>) -> Result<(), HostError> {
         let mut memory = lock(&self.memory);
         for (labels, sample) in samples {
-            memory.add(&labels, [sample]);
+            add(&mut memory, &labels, sample);
         }
         Ok(())
     }

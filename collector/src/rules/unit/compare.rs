@@ -1,10 +1,14 @@
 //! Compares what was expected with what came, and tells the difference in promtool's form.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
+use tributary_model::histogram::Histogram;
 use tributary_model::label::Labels;
 use tributary_model::number;
 use tributary_model::quote::quote;
+
+use super::native;
 
 /// An alert, expected or found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +20,32 @@ pub(super) struct Expected {
 }
 
 /// Series with one value each.
-pub(super) type Values = Vec<(Labels, f64)>;
+pub(super) type Values = Vec<(Labels, Compared)>;
+
+/// A value, expected or found.
+#[derive(Debug, Clone)]
+pub(super) enum Compared {
+    /// A number.
+    Number(f64),
+    /// A native histogram, and whether it says what is known of resets.
+    Histogram(Arc<Histogram>, bool),
+}
+
+impl Compared {
+    /// Whether something found is what was wanted.
+    fn is(&self, found: &Self, fuzzy: bool) -> bool {
+        match (self, found) {
+            (Self::Number(a), Self::Number(b)) => {
+                a == b || (fuzzy && (a.next_down() == *b || a.next_up() == *b))
+            }
+            (Self::Histogram(a, hint), Self::Histogram(b, _)) => {
+                let compacted = |histogram: &Histogram| histogram.clone().compacted();
+                (!hint || a.hint() == b.hint()) && compacted(a).has_data_of(&compacted(b))
+            }
+            _ => false,
+        }
+    }
+}
 
 /// The difference between two lists of alerts; nothing if there is none.
 pub(super) fn alerts_differ(
@@ -40,9 +69,8 @@ pub(super) fn samples_differ(
 ) -> Option<String> {
     wanted.sort_by(|(a, _), (b, _)| a.cmp(b));
     got.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let same = |a: f64, b: f64| a == b || (fuzzy && (a.next_down() == b || a.next_up() == b));
     let equal = wanted.len() == got.len()
-        && wanted.iter().zip(&got).all(|((a, x), (b, y))| a == b && same(*x, *y));
+        && wanted.iter().zip(&got).all(|((a, x), (b, y))| a == b && x.is(y, fuzzy));
     (!equal).then(|| {
         format!(
             "{head},\n        exp: {}\n        got: {}",
@@ -70,20 +98,24 @@ fn indented(text: &str, by: &str) -> String {
     text.replace('\n', &format!("\n{by}"))
 }
 
-fn values_text(values: &[(Labels, f64)]) -> String {
+fn values_text(values: &[(Labels, Compared)]) -> String {
     if values.is_empty() {
         return "nil".to_owned();
     }
-    let text = |(labels, value): &(Labels, f64)| {
-        let value = number::format_exponent(*value);
-        let value = if value.contains("e+") || value.contains("e-") {
-            value.to_ascii_uppercase()
-        } else {
-            value
+    let text = |(labels, value): &(Labels, Compared)| {
+        let value = match value {
+            Compared::Number(value) => number_text(*value),
+            Compared::Histogram(histogram, _) => native::text(histogram),
         };
         format!("{} {value}", braced(labels))
     };
     values.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn number_text(value: f64) -> String {
+    let text = number::format_exponent(value);
+    let exponent = text.contains("e+") || text.contains("e-");
+    if exponent { text.to_ascii_uppercase() } else { text }
 }
 
 /// Labels in braces, the metric name among them.

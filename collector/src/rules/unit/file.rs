@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use tributary_model::duration;
 use tributary_model::label::Labels;
-use tributary_model::sample::Sample;
 use tributary_model::yaml;
 
-use super::compare::{Expected, Values};
-use super::series;
+use super::compare::{Compared, Expected, Values};
+use super::{native, series};
+use crate::query::Point;
 
 /// A test file.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct TestFile {
 pub(super) struct TestGroup {
     /// May be empty.
     pub(super) name: String,
-    pub(super) series: Vec<(Labels, Vec<Sample>)>,
+    pub(super) series: Vec<(Labels, Vec<Point>)>,
     pub(super) alerts: Vec<AlertCheck>,
     pub(super) expressions: Vec<ExprCheck>,
     pub(super) external_labels: Labels,
@@ -68,12 +68,16 @@ impl ExprCheck {
     /// What is expected.
     pub(super) fn samples(&self) -> Result<Values, String> {
         let sample = |sample: &RawSample| {
-            if sample.histogram.is_some() {
-                return Err("native histograms are not supported yet".to_owned());
-            }
             let labels = series::labels(&sample.labels);
             let labels = labels.map_err(|e| format!("labels {:?}: {e}", sample.labels))?;
-            Ok((labels, sample.value))
+            let value = match &sample.histogram {
+                None => Compared::Number(sample.value),
+                Some(text) => {
+                    let read = native::read(text)?;
+                    Compared::Histogram(read.histogram, read.hint_given)
+                }
+            };
+            Ok((labels, value))
         };
         self.samples.iter().map(sample).collect()
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod file;
+mod native;
 mod series;
 
 use std::io::Write;

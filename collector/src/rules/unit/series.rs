@@ -1,10 +1,16 @@
 //! Made-up series: `metric{a="b"}`, and values such as `1 2+3x4 _ stale`.
 
+use std::sync::Arc;
+
+use tributary_model::histogram::{Histogram, HistogramSample};
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::matcher::MatchOp;
 use tributary_model::number::parse_float;
-use tributary_model::sample::{Sample, stale_nan};
+use tributary_model::sample::{Sample, Timestamp, stale_nan};
 use tributary_promql::ast::Expr;
+
+use super::native;
+use crate::query::Point;
 
 /// Most values of one series.
 const MAX_VALUES: usize = 1_000_000;
@@ -26,20 +32,55 @@ pub(super) fn labels(text: &str) -> Result<Labels, String> {
 }
 
 /// The samples of a sequence of values, `interval` milliseconds apart, from 0 on.
-pub(super) fn samples(text: &str, interval: i64) -> Result<Vec<Sample>, String> {
-    let mut values: Vec<Option<f64>> = Vec::new();
-    for token in text.split_whitespace() {
+pub(super) fn samples(text: &str, interval: i64) -> Result<Vec<Point>, String> {
+    let mut values: Vec<Option<Value>> = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (token, after) = rest.split_at(token_length(rest)?);
         if token.starts_with("{{") {
-            return Err("native histograms are not supported yet".to_owned());
+            let histograms = native::sequence(token, MAX_VALUES)?;
+            values.extend(histograms.into_iter().map(|histogram| Some(Value::Native(histogram))));
+        } else {
+            let mut numbers = Vec::new();
+            item(token, &mut numbers)?;
+            values.extend(numbers.into_iter().map(|number| number.map(Value::Number)));
         }
-        item(token, &mut values)?;
         if values.len() > MAX_VALUES {
             return Err(format!("more than {MAX_VALUES} values"));
         }
+        rest = after.trim_start();
     }
     let at = |i: usize| i64::try_from(i).unwrap_or(i64::MAX).saturating_mul(interval);
-    let samples = values.into_iter().enumerate();
-    Ok(samples.filter_map(|(i, value)| value.map(|value| Sample::new(at(i), value))).collect())
+    let point = |(i, value): (usize, Option<Value>)| match value? {
+        Value::Number(value) => Some(Point::Number(Sample::new(at(i), value))),
+        Value::Native(histogram) => {
+            let at = Timestamp::from_millis(at(i));
+            Some(Point::Histogram(HistogramSample { at, histogram }))
+        }
+    };
+    Ok(values.into_iter().enumerate().filter_map(point).collect())
+}
+
+enum Value {
+    Number(f64),
+    Native(Arc<Histogram>),
+}
+
+/// How long the first item is: there may be white space within double braces.
+fn token_length(text: &str) -> Result<usize, String> {
+    let mut length = 0;
+    loop {
+        let rest = text.get(length..).unwrap_or_default();
+        let space = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        match rest.find("{{").filter(|open| *open < space) {
+            None => return Ok(length + space),
+            Some(_) => {
+                let close =
+                    rest.find("}}").ok_or_else(|| format!("{text:?} has no closing braces"))?;
+                length += close + 2;
+            }
+        }
+    }
 }
 
 /// Appends what one item stands for; nothing is a gap.
@@ -98,7 +139,11 @@ mod tests {
     fn sequences() {
         let values = |text: &str| -> Vec<(i64, f64)> {
             let samples = samples(text, 10).unwrap();
-            samples.iter().map(|s| (s.at.as_millis(), s.value)).collect()
+            let number = |point: &Point| match point {
+                Point::Number(sample) => (sample.at.as_millis(), sample.value),
+                Point::Histogram(sample) => (sample.at.as_millis(), sample.histogram.count()),
+            };
+            samples.iter().map(number).collect()
         };
         assert_eq!(
             values("1 _ 2x1 _x2 0+10x2"),
@@ -108,7 +153,11 @@ mod tests {
             values("-1.5e+1-0.5x1 0x1 Inf"),
             [(0, -15.0), (10, -15.5), (20, 0.0), (30, 0.0), (40, f64::INFINITY)]
         );
-        for bad in ["x", "1x", "1+x2", "ax3", "{{count:1}}", "_x9999999999"] {
+        assert_eq!(
+            values("{{count:1 sum:2}}x1 7 {{count:1}}+{{count:2 buckets:[1 2]}}x1 _"),
+            [(0, 1.0), (10, 1.0), (20, 7.0), (30, 1.0), (40, 3.0)]
+        );
+        for bad in ["x", "1x", "1+x2", "ax3", "{{count:1", "{{a:1}}", "_x9999999999"] {
             assert!(samples(bad, 1).is_err(), "{bad}");
         }
     }

@@ -3,6 +3,7 @@
 //! A file is written under another name, synced and renamed; from then on it is only read, and deleted as a whole.
 
 mod clocks;
+mod histograms;
 mod page;
 mod read;
 mod write;
@@ -14,11 +15,13 @@ use crate::keys::window_start;
 
 pub(crate) use clocks::Clocks;
 pub(crate) use page::{MAX_CHUNK_SAMPLES, Page, Place};
-pub(crate) use read::{Block, Cursor};
+pub(crate) use read::{Block, Column, Cursor};
 pub(crate) use write::{Writer, Written};
 
-/// The version this program writes and reads.
-const VERSION: u32 = 1;
+/// A block of numbers.
+const NUMBERS: u32 = 1;
+/// A block with native histograms, which a program that knows only the other must not pass over.
+const WITH_HISTOGRAMS: u32 = 2;
 const MAGIC: [u8; 8] = *b"TRIBBLCK";
 const END_MAGIC: [u8; 8] = *b"TRIBBEND";
 /// Bytes in front of the first section.
@@ -31,6 +34,8 @@ const PAGE: u8 = 0;
 const CLOCKS: u8 = 1;
 /// A section of label sets; the directory has the first one's series.
 const SERIES: u8 = 2;
+/// A section of chunks of native histograms, about which the directory says the same as about a page.
+const HISTOGRAMS: u8 = 3;
 const SUFFIX: &str = ".block";
 /// What a file that is being written is called.
 const TEMPORARY: &str = ".tmp";
@@ -89,7 +94,7 @@ pub(crate) fn is_temporary(name: &str) -> bool {
 }
 
 /// The header of a block.
-fn header(shard: u32, name: &BlockName) -> [u8; HEADER_BYTES] {
+fn header(version: u32, shard: u32, name: &BlockName) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     let mut at = out.as_mut_slice();
     let mut put = |bytes: &[u8]| {
@@ -99,7 +104,7 @@ fn header(shard: u32, name: &BlockName) -> [u8; HEADER_BYTES] {
         }
     };
     put(&MAGIC);
-    put(&VERSION.to_le_bytes());
+    put(&version.to_le_bytes());
     put(&shard.to_le_bytes());
     put(&name.number.to_le_bytes());
     put(&name.first.to_le_bytes());

@@ -32,6 +32,11 @@ impl Builder {
     pub(crate) fn add(&mut self, place: Place, clock: u32, bits: &[u64]) {
         let mut encoded = Vec::new();
         values::encode(&mut encoded, bits);
+        self.add_encoded(place, clock, encoded);
+    }
+
+    /// The same with values that are encoded.
+    pub(crate) fn add_encoded(&mut self, place: Place, clock: u32, encoded: Vec<u8>) {
         self.bytes += encoded.len() + 8;
         self.chunks.push((place, clock, encoded));
     }
@@ -140,8 +145,13 @@ impl Page {
         count: usize,
         out: &mut Vec<u64>,
     ) -> Result<(), Malformed> {
+        values::decode(self.encoded(chunk), count, out)
+    }
+
+    /// A chunk's values as they are encoded.
+    pub(crate) fn encoded(&self, chunk: &ChunkRef) -> &[u8] {
         let (from, to) = (index(chunk.values.start), index(chunk.values.end));
-        values::decode(self.raw.get(from..to).unwrap_or_default(), count, out)
+        self.raw.get(from..to).unwrap_or_default()
     }
 }
 

@@ -11,12 +11,13 @@ use tributary_model::label::Labels;
 use super::clocks::Clocks;
 use super::page::{Page, Place};
 use super::{
-    BlockName, CLOCKS, HEADER_BYTES, PAGE, SERIES, TRAILER_BYTES, directory_place, header,
-    section_key,
+    BlockName, CLOCKS, HEADER_BYTES, HISTOGRAMS, NUMBERS, PAGE, SERIES, TRAILER_BYTES,
+    WITH_HISTOGRAMS, directory_place, header, section_key,
 };
 use crate::cache::{Cache, Item};
 use crate::catalogue::decode_block;
 use crate::codec::fields::{Fields, Malformed};
+use crate::codec::histograms;
 use crate::error::Error;
 use crate::keys::window_start;
 use crate::sealed::unseal;
@@ -47,15 +48,23 @@ pub(crate) struct Directory {
     /// Blocks whose content it has taken over.
     pub(crate) replaces: Vec<u64>,
     pages: Vec<PageRef>,
+    histograms: Vec<PageRef>,
     clocks: Vec<Section>,
     series: Vec<Section>,
 }
 
+/// What samples a page has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Column {
+    Numbers,
+    Histograms,
+}
+
 #[derive(Debug, Clone, Copy)]
-struct PageRef {
+pub(super) struct PageRef {
     first: Place,
     last: Place,
-    offset: u64,
+    pub(super) offset: u64,
     length: u32,
 }
 
@@ -80,7 +89,7 @@ impl Block {
         let end_at = end_at.ok_or_else(|| damaged(Malformed("it is too short")))?;
         file.read_exact_at(&mut head, 0).map_err(failed)?;
         file.read_exact_at(&mut end, end_at).map_err(failed)?;
-        if head != header(shard, &name) {
+        if [NUMBERS, WITH_HISTOGRAMS].into_iter().all(|v| head != header(v, shard, &name)) {
             return Err(damaged(Malformed("its header is not that of its name and folder")));
         }
         let (offset, length) = directory_place(name.number, &end).map_err(damaged)?;
@@ -95,9 +104,10 @@ impl Block {
 
     /// Bytes held in memory, at least what an open file counts for.
     pub(crate) fn size(&self) -> usize {
-        let Directory { pages, clocks, series, .. } = &self.directory;
+        let Directory { pages, histograms, clocks, series, .. } = &self.directory;
         let sections = (clocks.len() + series.len()) * size_of::<Section>();
-        (pages.len() * size_of::<PageRef>() + sections).max(OPEN_BYTES)
+        let pages = (pages.len() + histograms.len()) * size_of::<PageRef>();
+        (pages + sections).max(OPEN_BYTES)
     }
 
     /// Visits a series' chunks that overlap the range: times and values.
@@ -109,10 +119,7 @@ impl Block {
         scratch: &mut Vec<u64>,
         visit: &mut dyn FnMut(&[i64], &[u64]),
     ) -> Result<(), Error> {
-        let pages = &self.directory.pages;
-        let begin = pages.partition_point(|page| page.last < place);
-        let pages = pages.iter().skip(begin).take_while(|page| page.first <= place);
-        for reference in pages {
+        for reference in self.pages_of(Column::Numbers, place) {
             let page = self.page(cache, reference)?;
             for chunk in page.of(place) {
                 let (clocks, number) = self.clocks(cache, chunk.clock)?;
@@ -126,6 +133,13 @@ impl Block {
             }
         }
         Ok(())
+    }
+
+    /// The pages that may have a place.
+    pub(super) fn pages_of(&self, column: Column, place: Place) -> impl Iterator<Item = &PageRef> {
+        let pages = self.directory.column(column);
+        let begin = pages.partition_point(|page| page.last < place);
+        pages.iter().skip(begin).take_while(move |page| page.first <= place)
     }
 
     /// The label sets of its series.
@@ -145,7 +159,11 @@ impl Block {
         let cache = Cache::new(4 << 20);
         let (mut chunks, mut samples) = (0, 0);
         let mut scratch = Vec::new();
-        for reference in &self.directory.pages {
+        let columns = [Column::Numbers, Column::Histograms];
+        let pages = columns.into_iter().flat_map(|column| {
+            self.directory.column(column).iter().map(move |reference| (column, reference))
+        });
+        for (column, reference) in pages {
             let page = self.page(&cache, reference)?;
             for chunk in page.chunks() {
                 if !known(chunk.place.series) {
@@ -155,8 +173,13 @@ impl Block {
                 let (clocks, number) = self.clocks(&cache, chunk.clock)?;
                 let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
                 scratch.clear();
-                page.values(chunk, clock.count, &mut scratch)
-                    .map_err(self.damaged(reference.offset))?;
+                match column {
+                    Column::Numbers => page.values(chunk, clock.count, &mut scratch),
+                    Column::Histograms => {
+                        histograms::decode(page.encoded(chunk), clock.count, |_| true)
+                    }
+                }
+                .map_err(self.damaged(reference.offset))?;
                 clocks.times(clock).map_err(self.damaged(reference.offset))?;
                 chunks += 1;
                 samples += clock.count as u64;
@@ -169,7 +192,7 @@ impl Block {
         }
     }
 
-    fn page(&self, cache: &Cache, reference: &PageRef) -> Result<Arc<Page>, Error> {
+    pub(super) fn page(&self, cache: &Cache, reference: &PageRef) -> Result<Arc<Page>, Error> {
         let key = (self.shard, self.name.number, reference.offset);
         if let Some(Item::Page(page)) = cache.find(&key) {
             return Ok(page);
@@ -181,7 +204,7 @@ impl Block {
     }
 
     /// The section that has a clock, and the clock's place in it.
-    fn clocks(&self, cache: &Cache, number: u32) -> Result<(Arc<Clocks>, u32), Error> {
+    pub(super) fn clocks(&self, cache: &Cache, number: u32) -> Result<(Arc<Clocks>, u32), Error> {
         let sections = &self.directory.clocks;
         let behind = sections.partition_point(|section| section.first <= number);
         let section = behind.checked_sub(1).and_then(|place| sections.get(place));
@@ -203,7 +226,7 @@ impl Block {
         unseal(&section_key(self.name.number, offset), &sealed).map_err(self.damaged(offset))
     }
 
-    fn damaged(&self, offset: u64) -> impl FnOnce(Malformed) -> Error {
+    pub(super) fn damaged(&self, offset: u64) -> impl FnOnce(Malformed) -> Error {
         Error::damaged(format!("the block {} at byte {offset}", self.path.display()))
     }
 }
@@ -224,17 +247,19 @@ impl Directory {
         let last = first.checked_add_unsigned(fields.varint()?);
         let span = (first, last.ok_or(Malformed("a time is too large"))?);
         let replaces = (0..fields.count()?).map(|_| fields.varint()).collect::<Result<_, _>>()?;
-        let (pages, clocks, series) = (Vec::new(), Vec::new(), Vec::new());
-        let mut out = Self { cluster, samples, span, replaces, pages, clocks, series };
+        let (pages, histograms) = (Vec::new(), Vec::new());
+        let (clocks, series) = (Vec::new(), Vec::new());
+        let mut out = Self { cluster, samples, span, replaces, pages, histograms, clocks, series };
         let mut offset = HEADER_BYTES as u64;
         for _ in 0..fields.count()? {
             let (kind, length) = (fields.byte()?, fields.small()?);
             let mut about = Fields(fields.bytes()?);
             match kind {
-                PAGE => {
+                PAGE | HISTOGRAMS => {
                     let first = Place { group: about.u32_be()?, series: about.small()? };
                     let last = Place { group: about.u32_be()?, series: about.small()? };
-                    out.pages.push(PageRef { first, last, offset, length });
+                    let pages = if kind == PAGE { &mut out.pages } else { &mut out.histograms };
+                    pages.push(PageRef { first, last, offset, length });
                 }
                 CLOCKS => out.clocks.push(Section { first: about.small()?, offset, length }),
                 SERIES => out.series.push(Section { first: about.small()?, offset, length }),
@@ -251,22 +276,37 @@ impl Directory {
     }
 }
 
-/// Walks through a block, series by series.
+impl Directory {
+    /// Whether it has native histograms.
+    pub(super) fn has_histograms(&self) -> bool {
+        !self.histograms.is_empty()
+    }
+
+    fn column(&self, column: Column) -> &[PageRef] {
+        match column {
+            Column::Numbers => &self.pages,
+            Column::Histograms => &self.histograms,
+        }
+    }
+}
+
+/// Walks through a column of a block, series by series.
 pub(crate) struct Cursor {
-    block: Arc<Block>,
-    cache: Cache,
+    pub(super) block: Arc<Block>,
+    column: Column,
+    pub(super) cache: Cache,
     next_page: usize,
-    page: Option<(Arc<Page>, u64)>,
-    next_chunk: usize,
+    pub(super) page: Option<(Arc<Page>, u64)>,
+    pub(super) next_chunk: usize,
     scratch: Vec<u64>,
 }
 
 impl Cursor {
     /// In front of the first series.
-    pub(crate) fn new(block: Arc<Block>) -> Result<Self, Error> {
+    pub(crate) fn new(block: Arc<Block>, column: Column) -> Result<Self, Error> {
         let cache = Cache::new(1 << 20);
-        let mut cursor =
-            Self { block, cache, next_page: 0, page: None, next_chunk: 0, scratch: Vec::new() };
+        let (page, scratch) = (None, Vec::new());
+        let mut cursor = Self { block, column, cache, next_page: 0, page, next_chunk: 0, scratch };
         cursor.turn()?;
         Ok(cursor)
     }
@@ -291,17 +331,20 @@ impl Cursor {
                 let times = clocks.times(clock).map_err(self.block.damaged(*offset))?;
                 out.extend(times.iter().copied().zip(self.scratch.iter().copied()));
             }
-            self.next_chunk += 1;
-            if self.place().is_none() {
-                self.turn()?;
-            }
+            self.pass()?;
         }
         Ok(())
     }
 
+    /// Goes on behind a chunk.
+    pub(super) fn pass(&mut self) -> Result<(), Error> {
+        self.next_chunk += 1;
+        if self.place().is_none() { self.turn() } else { Ok(()) }
+    }
+
     fn turn(&mut self) -> Result<(), Error> {
         self.next_chunk = 0;
-        self.page = match self.block.directory.pages.get(self.next_page) {
+        self.page = match self.block.directory.column(self.column).get(self.next_page) {
             Some(reference) => Some((self.block.page(&self.cache, reference)?, reference.offset)),
             None => None,
         };

@@ -75,7 +75,7 @@ fn what_goes_in_comes_out() {
     assert!(read(&block, nobody, (i64::MIN, i64::MAX)).unwrap().is_empty());
     let sets = block.label_sets().unwrap();
     assert!(sets.iter().all(|(series, set)| labels(*series).as_ref() == Some(set)));
-    let mut cursor = Cursor::new(block).unwrap();
+    let mut cursor = Cursor::new(block, Column::Numbers).unwrap();
     for (place, samples) in &content {
         assert_eq!(cursor.place(), Some(*place));
         let mut all = Vec::new();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tributary_journal::{Journal, Position, Record};
-use tributary_model::sample::Sample;
 
 use super::{OpenReport, Replay, Resolver};
 use crate::batch::{Batch, StreamKey};
@@ -226,14 +225,13 @@ impl<R: Replay> Replayer<'_, R> {
         let shard = self.resolver.0.shard(&head.stream.cluster);
         let mut target = shard.head_mut();
         let mut exceptions = head.decision.exceptions.iter().peekable();
-        for (index, (id, Sample { at, value })) in (0u32..).zip(&batch.samples) {
+        for (index, (id, at, value)) in (0u32..).zip(batch.values()) {
             if exceptions.next_if(|(exception, _)| *exception == index).is_some() {
                 continue;
             }
             let (owner, series) = id.parts();
-            let at = at.as_millis();
             if owner == shard.id && !Mark::covers(self.marks, position, at) {
-                target.insert(series, at, value.to_bits());
+                target.insert(series, at, &value);
                 self.report.samples += 1;
             }
         }

@@ -1,12 +1,14 @@
 //! Random steps against a model that keeps every sample in a map and knows nothing of windows, pages or journals.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tributary_model::cluster::ClusterName;
+use tributary_model::histogram::Histogram;
 use tributary_model::sample::Timestamp;
 
-use super::world::{Frame, HOUR, MINUTE, T0, World};
+use super::world::{Frame, HOUR, MINUTE, T0, World, histogram};
 use crate::batch::{Accepted, Reason, StreamKey};
 use crate::kv::memory::Memory;
 
@@ -15,7 +17,7 @@ const WINDOW: i64 = 2 * HOUR;
 #[derive(Debug, Clone)]
 enum Step {
     /// Stream, whether a frame segment begins, minutes that pass, samples: series, offset to now, value.
-    Send(u8, bool, i64, Vec<(u32, i64, u8)>),
+    Send(u8, bool, i64, Vec<(u32, i64, Kept)>),
     Maintain,
     Flush,
     /// The next writes of the key-value store fail; then the power goes.
@@ -24,13 +26,24 @@ enum Step {
     PowerCut,
 }
 
+/// A value: the bits of a number, or a histogram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Number(u64),
+    Histogram(u8),
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let offset = prop_oneof![
         8 => (-20..1i64).prop_map(|s| s * 15_000),
         4 => (-300..1i64).prop_map(|m| m * MINUTE),
         1 => 0..5 * MINUTE,
     ];
-    let samples = prop::collection::vec((0..6u32, offset, 0..3u8), 0..30);
+    let value = prop_oneof![
+        3 => (0..3u8).prop_map(|n| Kept::Number(f64::from(n).to_bits())),
+        1 => (0..9u8).prop_map(Kept::Histogram),
+    ];
+    let samples = prop::collection::vec((0..6u32, offset, value), 0..30);
     prop_oneof![
         12 => (0..3u8, any::<bool>(), 0..90i64, samples).prop_map(|(s, b, t, v)| Step::Send(s, b, t, v)),
         2 => Just(Step::Maintain),
@@ -43,19 +56,19 @@ fn step() -> impl Strategy<Value = Step> {
 
 #[derive(Default)]
 struct Model {
-    series: BTreeMap<(ClusterName, u32), BTreeMap<i64, u64>>,
+    series: BTreeMap<(ClusterName, u32), BTreeMap<i64, Kept>>,
     watermarks: HashMap<StreamKey, i64>,
     totals: HashMap<StreamKey, (u64, [u64; 6])>,
 }
 
 impl Model {
-    fn send(&mut self, frame: &Frame) -> Accepted {
+    fn send(&mut self, frame: &Frame, samples: &[(u32, i64, Kept)]) -> Accepted {
         let bound = self.watermarks.get(&frame.stream).map_or(i64::MIN, |w| w - WINDOW);
         let mut accepted = Accepted::default();
         let mut oldest = i64::MAX;
         // In order first, then the rest: a frame's late samples are looked at after the others.
         let mut late = Vec::new();
-        for (series, at, bits) in &frame.samples {
+        for (series, at, bits) in samples {
             let known = self.series.entry((frame.stream.cluster.clone(), *series)).or_default();
             let last = known.last_key_value().map(|(at, bits)| (*at, *bits));
             if *at > frame.received_at + 2 * MINUTE {
@@ -101,8 +114,23 @@ impl Model {
 
 fn check(world: &World, model: &Model) -> Result<(), TestCaseError> {
     for ((cluster, series), samples) in &model.series {
-        let expected: Vec<_> = samples.iter().map(|(at, bits)| (*at, *bits)).collect();
+        let numbers = samples.iter().filter_map(|(at, kept)| match kept {
+            Kept::Number(bits) => Some((*at, *bits)),
+            Kept::Histogram(_) => None,
+        });
+        let expected: Vec<_> = numbers.collect();
         prop_assert_eq!(world.read(cluster, *series), expected, "series {}", series);
+        let histograms = samples.iter().filter_map(|(at, kept)| match kept {
+            Kept::Number(_) => None,
+            Kept::Histogram(kind) => Some((*at, histogram(*kind))),
+        });
+        let (expected, found): (Vec<_>, _) =
+            (histograms.collect(), world.histograms(cluster, *series));
+        prop_assert_eq!(expected.len(), found.len(), "series {}", series);
+        for ((at, histogram), sample) in expected.iter().zip(&found) {
+            prop_assert_eq!(*at, sample.at.as_millis());
+            prop_assert!(histogram.has_data_of(&sample.histogram), "{} {}", series, at);
+        }
     }
     for stream in world.store().streams() {
         let (stored, refused) = model.totals[&stream.key];
@@ -110,6 +138,20 @@ fn check(world: &World, model: &Model) -> Result<(), TestCaseError> {
         prop_assert_eq!(stream.refused.map(|(_, n)| n), refused);
     }
     Ok(())
+}
+
+fn number(sample: &(u32, i64, Kept)) -> Option<(u32, i64, u64)> {
+    match *sample {
+        (series, at, Kept::Number(bits)) => Some((series, at, bits)),
+        (.., Kept::Histogram(_)) => None,
+    }
+}
+
+fn histogram_of(sample: &(u32, i64, Kept)) -> Option<(u32, i64, Arc<Histogram>)> {
+    match *sample {
+        (series, at, Kept::Histogram(kind)) => Some((series, at, histogram(kind))),
+        (.., Kept::Number(_)) => None,
+    }
 }
 
 /// Streams 0 and 1 share a cluster.
@@ -143,18 +185,22 @@ fn run(kv: Option<&Memory>, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let key = key(name);
                 let seq = seqs.entry(key.clone()).or_default();
                 *seq += 1;
-                let bits = |value: u8| f64::from(value).to_bits();
-                let samples = samples.into_iter().map(|(s, offset, v)| (s, now + offset, bits(v)));
+                let samples = samples.into_iter().map(|(s, offset, v)| (s, now + offset, v));
+                // A batch has its numbers first.
+                let (numbers, histograms): (Vec<_>, Vec<_>) =
+                    samples.partition(|(.., kept)| matches!(kept, Kept::Number(_)));
+                let all = [numbers, histograms].concat();
                 let frame = Frame {
                     starts_segment: begins || !world.has_state(&key),
                     stream: key,
                     epoch: 1,
                     seq: *seq,
                     received_at: now,
-                    samples: samples.collect(),
+                    samples: all.iter().filter_map(number).collect(),
+                    histograms: all.iter().filter_map(histogram_of).collect(),
                     gaps: Vec::new(),
                 };
-                let expected = model.send(&frame);
+                let expected = model.send(&frame, &all);
                 prop_assert_eq!(world.send(&frame).unwrap(), expected);
             }
             Step::Maintain => {

@@ -1,10 +1,14 @@
 //! A store in a temporary folder, fed with frames of a toy format that builds on earlier frames as the real one does.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use tempfile::TempDir;
 use tributary_model::cluster::ClusterName;
+use tributary_model::histogram::{
+    Buckets, Histogram, HistogramSample, Parts, ResetHint, Schema, Span,
+};
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Sample, Timestamp};
@@ -14,7 +18,7 @@ use crate::codec::fields::{Fields, put_bytes, put_signed, put_varint};
 use crate::kv::memory::Memory;
 use crate::ledger::{put_stream_key, stream_key};
 use crate::recover::{OpenReport, Replay, ReplayError, Resolver};
-use crate::{Error, Options, Store};
+use crate::{Error, Options, SelectedSeries, Store};
 
 /// 2023-11-14T22:00:00Z, the start of a window.
 pub(crate) const T0: i64 = 1_700_000_000_000 / 7_200_000 * 7_200_000;
@@ -32,6 +36,8 @@ pub(crate) struct Frame {
     pub(crate) received_at: i64,
     /// Series, time, bits.
     pub(crate) samples: Vec<(u32, i64, u64)>,
+    /// Series, time, histogram.
+    pub(crate) histograms: Vec<(u32, i64, Arc<Histogram>)>,
     pub(crate) gaps: Vec<GapEntry>,
 }
 
@@ -50,8 +56,29 @@ pub(crate) fn frame(seq: u64, samples: &[(u32, i64, f64)]) -> Frame {
         starts_segment: true,
         received_at: newest + 1000,
         samples: samples.iter().map(|(s, at, v)| (*s, *at, v.to_bits())).collect(),
+        histograms: Vec::new(),
         gaps: Vec::new(),
     }
+}
+
+/// One of several histograms, with a few layouts, one of them of fractions and one of custom bounds.
+pub(crate) fn histogram(kind: u8) -> Arc<Histogram> {
+    let count = f64::from(kind) * if kind % 5 == 4 { 0.1 } else { 1.0 };
+    let (schema, offset) = match kind % 4 {
+        3 => (Schema::Custom([1.0, 2.5, 10.0].into()), 1),
+        n => (Schema::Exponential(1), i32::from(n) - 1),
+    };
+    let spans = [Span { offset, length: 1 + u32::from(kind % 3) }];
+    let positive = vec![count; usize::from(kind % 3) + 1];
+    let parts = Parts {
+        hint: if kind % 7 == 6 { ResetHint::Gauge } else { ResetHint::Unknown },
+        schema,
+        count: count * 3.0,
+        sum: count.sqrt(),
+        positive: Buckets::new(&spans, positive).unwrap(),
+        ..Parts::default()
+    };
+    Arc::new(Histogram::new(parts).unwrap())
 }
 
 /// The labels of a series by its number in tests.
@@ -92,14 +119,17 @@ impl Codec {
         }
         put_varint(&mut out, frame.samples.len() as u64);
         for (series, at, bits) in &frame.samples {
-            let known = dictionary.iter().position(|s| s == series);
-            put_varint(&mut out, known.unwrap_or(dictionary.len()) as u64);
-            if known.is_none() {
-                put_varint(&mut out, u64::from(*series));
-                dictionary.push(*series);
-            }
+            put_series(&mut out, dictionary, *series);
             put_signed(&mut out, *at);
             out.extend_from_slice(&bits.to_le_bytes());
+        }
+        // Frames of earlier versions end here.
+        for (series, at, histogram) in &frame.histograms {
+            put_series(&mut out, dictionary, *series);
+            put_signed(&mut out, *at);
+            let mut bytes = Vec::new();
+            histogram.encode(None, &mut bytes);
+            put_bytes(&mut out, &bytes);
         }
         out
     }
@@ -123,23 +153,32 @@ impl Codec {
         if starts_segment {
             dictionary.clear();
         }
-        let mut samples = Vec::new();
-        for _ in 0..fields.count().unwrap() {
+        let ids = &mut self.ids;
+        let mut id = |fields: &mut Fields<'_>| {
             let index = fields.count().unwrap();
             if index == dictionary.len() {
                 dictionary.push(fields.small().unwrap());
             }
             let series = dictionary[index];
             let cluster = key.cluster.clone();
-            let id = *self
-                .ids
-                .entry((cluster.clone(), series))
-                .or_insert_with(|| store.resolve(&cluster, &labels(&cluster, series)));
+            let entry = ids.entry((cluster.clone(), series));
+            *entry.or_insert_with(|| store.resolve(&cluster, &labels(&cluster, series)))
+        };
+        let mut samples = Vec::new();
+        for _ in 0..fields.count().unwrap() {
+            let id = id(&mut fields);
             let at = Timestamp::from_millis(fields.signed().unwrap());
             let value = f64::from_bits(fields.u64_le().unwrap());
             samples.push((id, Sample { at, value }));
         }
-        fields.end().unwrap();
+        let mut histograms = Vec::new();
+        while !fields.0.is_empty() {
+            let id = id(&mut fields);
+            let at = Timestamp::from_millis(fields.signed().unwrap());
+            let mut bytes = fields.bytes().unwrap();
+            let histogram = Arc::new(Histogram::decode(&mut bytes, None).unwrap());
+            histograms.push((id, HistogramSample { at, histogram }));
+        }
         Batch {
             stream: key,
             epoch,
@@ -149,9 +188,19 @@ impl Codec {
             received_at,
             complete_until: received_at,
             samples,
+            histograms,
             metadata: Vec::new(),
             gaps,
         }
+    }
+}
+
+fn put_series(out: &mut Vec<u8>, dictionary: &mut Vec<u32>, series: u32) {
+    let known = dictionary.iter().position(|s| *s == series);
+    put_varint(out, known.unwrap_or(dictionary.len()) as u64);
+    if known.is_none() {
+        put_varint(out, u64::from(series));
+        dictionary.push(series);
     }
 }
 
@@ -250,7 +299,7 @@ impl World {
     pub(crate) fn send(&mut self, frame: &Frame) -> Result<Accepted, Error> {
         let payload = self.sender.encode(frame);
         let store = self.store.clone().unwrap();
-        let resolver = Resolver(std::sync::Arc::clone(&store.0.core));
+        let resolver = Resolver(Arc::clone(&store.0.core));
         let batch = self.receiver.decode(&resolver, &payload);
         let (reply, answer) = channel();
         store.append(payload, batch, Box::new(move |done| reply.send(done).unwrap()));
@@ -281,17 +330,30 @@ impl World {
 
     /// The samples of one series, with their bits.
     pub(crate) fn read(&self, cluster: &ClusterName, series: u32) -> Vec<(i64, u64)> {
+        let mut out = Vec::new();
+        for series in self.select(cluster, series) {
+            series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
+        }
+        out.iter().map(|s| (s.at.as_millis(), s.value.to_bits())).collect()
+    }
+
+    /// The native histograms of one series.
+    pub(crate) fn histograms(&self, cluster: &ClusterName, series: u32) -> Vec<HistogramSample> {
+        let mut out = Vec::new();
+        for series in self.select(cluster, series) {
+            series.read_histograms(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
+        }
+        out
+    }
+
+    fn select(&self, cluster: &ClusterName, series: u32) -> Vec<SelectedSeries> {
         let matchers = [
             Matcher::equal("number", series.to_string()),
             Matcher::equal("cluster", cluster.as_str()),
         ];
         let found = self.store().select(&matchers, Timestamp::MIN, Timestamp::MAX).unwrap();
         assert!(found.len() <= 1);
-        let mut out = Vec::new();
-        for series in found {
-            series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
-        }
-        out.iter().map(|s| (s.at.as_millis(), s.value.to_bits())).collect()
+        found
     }
 
     /// The samples of a series of `eu-1`, as numbers.
