@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp, is_stale};
+use tributary_model::sample::{Numbers, Sample, Timestamp, is_stale};
 use tributary_model::series::Metadata;
 use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError};
 use tributary_store::{SelectedSeries, Store};
@@ -32,12 +32,7 @@ struct Reader(SelectedSeries);
 // The store keeps numbers only: once it keeps native histograms and since when samples count, `read_histograms` and
 // `read_starts` hand them out here.
 impl SampleReader for Reader {
-    fn read(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        out: &mut Vec<Sample>,
-    ) -> Result<(), SourceError> {
+    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError> {
         self.0.read(from, to, out).map_err(SourceError::new)
     }
 }
@@ -61,17 +56,17 @@ impl Engine for StoreEngine {
 
     fn latest(&self, look: &Look) -> Result<Vec<(Labels, Sample)>, QueryError> {
         let mut newest = BTreeMap::new();
-        let mut samples = Vec::new();
+        let mut numbers = Numbers::default();
         for set in look.sets() {
             let found = self.0.select(&set, look.from, look.to).map_err(failed)?;
             for series in found {
                 if newest.contains_key(&series.labels) {
                     continue;
                 }
-                samples.clear();
-                series.read(look.from, look.to, &mut samples).map_err(failed)?;
-                if let Some(last) = samples.last() {
-                    newest.insert(series.labels.clone(), *last);
+                numbers.clear();
+                series.read(look.from, look.to, &mut numbers).map_err(failed)?;
+                if let Some(last) = numbers.iter().last() {
+                    newest.insert(series.labels.clone(), last);
                 }
             }
         }
@@ -79,6 +74,7 @@ impl Engine for StoreEngine {
     }
 
     fn samples(&self, look: &Look, take: Take<'_>, watch: &Watch) -> Result<(), QueryError> {
+        let mut numbers = Numbers::default();
         let mut samples = Vec::new();
         for set in look.sets() {
             let mut found = self.0.select(&set, look.from, look.to).map_err(failed)?;
@@ -87,8 +83,10 @@ impl Engine for StoreEngine {
                 if let Some(why) = watch.interrupted() {
                     return Err(why);
                 }
+                numbers.clear();
                 samples.clear();
-                series.read(look.from, look.to, &mut samples).map_err(failed)?;
+                series.read(look.from, look.to, &mut numbers).map_err(failed)?;
+                samples.extend(numbers.iter());
                 if !samples.is_empty() && !take(&series.labels, &samples) {
                     return Ok(());
                 }

@@ -9,7 +9,7 @@ use tributary_model::label::Labels;
 
 use crate::Options;
 use crate::batch::SeriesId;
-use crate::block::Place;
+use crate::block::{Place, Recent};
 use crate::blocks::Blocks;
 use crate::error::Error;
 use crate::head::Head;
@@ -188,14 +188,15 @@ impl Core {
         if at >= self.in_blocks_until.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let (window, mut scratch, mut found) = (window(at), Vec::new(), None);
+        let (window, mut found) = (window(at), None);
         for name in self.blocks.overlapping(shard, window, window) {
             let Some(block) = self.blocks.block(shard, &name)? else { continue };
             let mut visit = |times: &[i64], values: &[u64]| {
                 let here = times.binary_search(&at).ok().and_then(|place| values.get(place));
                 found = found.or(here.copied());
             };
-            let read = block.read(&self.blocks.cache, place, (at, at), &mut scratch, &mut visit);
+            let recent = &mut Recent::default();
+            let read = block.read(&self.blocks.cache, recent, place, (at, at), &mut visit);
             read.map_err(|e| self.blocks.count(e))?;
         }
         Ok(found)

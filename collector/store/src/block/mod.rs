@@ -14,7 +14,7 @@ use crate::keys::window_start;
 
 pub(crate) use clocks::Clocks;
 pub(crate) use page::{MAX_CHUNK_SAMPLES, Page, Place};
-pub(crate) use read::{Block, Cursor};
+pub(crate) use read::{Block, Cursor, Recent};
 pub(crate) use write::{Writer, Written};
 
 /// The version this program writes and reads.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{STALE_NAN_BITS, Timestamp};
+use tributary_model::sample::{Numbers, STALE_NAN_BITS, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
 
 use super::world::{Frame, HOUR, MINUTE, T0, World, frame, stream};
@@ -134,7 +134,7 @@ fn a_damaged_block_costs_only_its_page() {
     assert!(world.report.is_clean(), "{:?}", world.report);
     let any = [Matcher::equal("number", "1")];
     let found = world.store().select(&any, Timestamp::MIN, Timestamp::MAX).unwrap();
-    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Vec::new());
+    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Numbers::default());
     let why = refused.unwrap_err().to_string();
     assert!(why.contains(".block at byte 40 is damaged: it does not match its checksum"), "{why}");
     assert_eq!(world.store().stats().damaged_sections, 1);

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Sample, Timestamp};
 
 use crate::batch::{Accepted, Batch, GapEntry, SeriesId, StreamKey};
 use crate::codec::fields::{Fields, put_bytes, put_signed, put_varint};
@@ -287,7 +287,7 @@ impl World {
         ];
         let found = self.store().select(&matchers, Timestamp::MIN, Timestamp::MAX).unwrap();
         assert!(found.len() <= 1);
-        let mut out = Vec::new();
+        let mut out = Numbers::default();
         for series in found {
             series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
         }
