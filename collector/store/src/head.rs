@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
-use tributary_model::sample::Sample;
+use tributary_model::sample::{Numbers, Sample};
 
 use crate::batch::Reason;
 use crate::codec::fields::Malformed;
-use crate::codec::xor::{self, Appender};
+use crate::codec::growing::{self, Appender};
 use crate::keys::{EARLIEST_MILLIS, window};
 
 /// Most samples of one head chunk; the next one is begun.
@@ -71,24 +71,44 @@ impl Chunk {
         Arc::new(Self { min, max, count, bytes: open.finish().into() })
     }
 
-    /// Visits the samples in order until `visit` says no.
-    pub(crate) fn read(&self, visit: impl FnMut(Sample) -> bool) -> Result<(), Malformed> {
-        xor::decode(&self.bytes, self.count, visit)
+    /// Visits times and values' bits in order until `visit` says no.
+    pub(crate) fn read(&self, visit: impl FnMut(i64, u64) -> bool) -> Result<(), Malformed> {
+        growing::decode(&self.bytes, self.count, visit)
     }
 
     fn find(&self, at: i64) -> Option<u64> {
         if !(self.min..=self.max).contains(&at) {
             return None;
         }
-        let mut found = None;
-        let read = self.read(|sample| {
-            if sample.at.as_millis() == at {
-                found = Some(sample.value.to_bits());
-            }
-            sample.at.as_millis() < at
-        });
-        read.ok().and(found)
+        find(&self.bytes, self.count, at)
     }
+}
+
+/// The value at a time in a chunk.
+fn find(bytes: &[u8], count: u32, at: i64) -> Option<u64> {
+    let mut found = None;
+    let read = growing::decode(bytes, count, |here, value| {
+        if here == at {
+            found = Some(value);
+        }
+        here < at
+    });
+    read.ok().and(found)
+}
+
+/// Appends the samples of a chunk between two times.
+fn read(
+    (bytes, count): (&[u8], u32),
+    (from, to): (i64, i64),
+    out: &mut Numbers,
+) -> Result<(), Malformed> {
+    growing::decode(bytes, count, |at, value| {
+        if at >= from && at <= to {
+            out.times.push(at);
+            out.values.push(f64::from_bits(value));
+        }
+        at < to
+    })
 }
 
 /// What the head says of a sample by itself.
@@ -266,24 +286,25 @@ impl Head {
         self.slot(series)?.find(at)
     }
 
-    /// Visits the samples of a series between two times, both inclusive; in no particular order over chunks.
-    pub(crate) fn read(&self, series: u32, from: i64, to: i64) -> Pieces {
-        let mut pieces = Pieces::default();
-        let Some(slot) = self.slot(series) else { return pieces };
+    /// Appends the samples of a series between two times, both inclusive; in no particular order over chunks.
+    pub(crate) fn read(
+        &self,
+        series: u32,
+        (from, to): (i64, i64),
+        out: &mut Numbers,
+    ) -> Result<(), Malformed> {
+        let Some(slot) = self.slot(series) else { return Ok(()) };
         let overlaps = |chunk: &&Arc<Chunk>| chunk.min <= to && from <= chunk.max;
-        pieces.chunks.extend(slot.frozen.iter().chain(&slot.sealed).filter(overlaps).cloned());
+        for chunk in slot.frozen.iter().chain(&slot.sealed).filter(overlaps) {
+            read((&chunk.bytes, chunk.count), (from, to), out)?;
+        }
         if let Some(open) = slot.open.as_ref().filter(|o| o.first() <= to && from <= o.last()) {
-            pieces.chunks.push(Arc::new(Chunk {
-                min: open.first(),
-                max: open.last(),
-                count: open.count(),
-                bytes: open.snapshot().into(),
-            }));
+            read((open.bytes(), open.count()), (from, to), out)?;
         }
         let begin = slot.late.partition_point(|(at, _)| *at < from);
         let inside = slot.late.iter().skip(begin).take_while(|(at, _)| *at <= to);
-        pieces.late.extend(inside.copied());
-        pieces
+        out.extend(inside.map(|(at, value)| Sample::new(*at, f64::from_bits(*value))));
+        Ok(())
     }
 
     /// Sets everything older than `before`, a window's start, aside for blocks. It stays readable.
@@ -365,14 +386,8 @@ impl Slot {
             return self.late.get(place).map(|(_, value)| *value);
         }
         if let Some(open) = self.open.as_ref().filter(|open| open.first() <= at) {
-            let (bytes, mut found) = (open.snapshot(), None);
-            let read = xor::decode(&bytes, open.count(), |sample| {
-                if sample.at.as_millis() == at {
-                    found = Some(sample.value.to_bits());
-                }
-                sample.at.as_millis() < at
-            });
-            if read.is_ok() && found.is_some() {
+            let found = find(open.bytes(), open.count(), at);
+            if found.is_some() {
                 return found;
             }
         }
@@ -435,15 +450,6 @@ pub(crate) struct Frozen {
     pub(crate) group: u32,
     /// The chunks, in no particular order.
     pub(crate) chunks: Vec<Arc<Chunk>>,
-}
-
-/// What the head has of a series, detached from it.
-#[derive(Debug, Default)]
-pub(crate) struct Pieces {
-    /// Chunks that overlap the range asked for.
-    pub(crate) chunks: Vec<Arc<Chunk>>,
-    /// Late samples in the range.
-    pub(crate) late: Vec<(i64, u64)>,
 }
 
 fn place(index: u32) -> usize {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use roaring::RoaringBitmap;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Numbers, Sample, Timestamp};
+use tributary_model::sample::{Numbers, Timestamp};
 
 use crate::block::{Block, BlockName, Place, Recent};
 use crate::core::{Core, Shard};
@@ -65,30 +65,20 @@ impl SelectedSeries {
         let (from, to) = (from.as_millis(), to.as_millis());
         let start = out.len();
         let core = &self.plan.core;
-        let pieces = loop {
+        loop {
             let generation = core.generation.load(Ordering::Acquire);
             let mut lane = self.plan.lanes().pop().unwrap_or_default();
             let read = self.blocks(&mut lane, generation, (from, to), out);
             self.plan.lanes().push(lane);
             read.map_err(|e| core.blocks.count(e))?;
-            let pieces = self.shard.head().read(self.place.series, from, to);
+            let read = self.shard.head().read(self.place.series, (from, to), out);
+            read.map_err(Error::damaged("a chunk in memory"))?;
             if core.generation.load(Ordering::Acquire) == generation {
-                break pieces;
+                break;
             }
             // Samples moved meanwhile, which happens once in minutes.
             out.truncate(start);
-        };
-        for chunk in &pieces.chunks {
-            let read = chunk.read(|sample| {
-                let at = sample.at.as_millis();
-                if at >= from && at <= to {
-                    out.push(sample);
-                }
-                at < to
-            });
-            read.map_err(Error::damaged("a chunk in memory"))?;
         }
-        out.extend(pieces.late.iter().map(|(at, v)| Sample::new(*at, f64::from_bits(*v))));
         out.sort_from(start);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::block::testing::{clocks, directory, page};
 use crate::block::{Clocks, MAX_CHUNK_SAMPLES, Page};
 use crate::catalogue::{decode_block, encode_series};
 use crate::codec::fields::Fields;
-use crate::codec::{clock, integers, values, xor};
+use crate::codec::{clock, growing, integers, values};
 use crate::flush::Stored;
 use crate::ledger::{Gap, Stream, stream_key};
 use crate::record::{self, BatchHead};
@@ -176,10 +176,10 @@ fn chunks(random: &mut Random) {
     let _ = integers::decode(&mut Fields(&random.damage(bytes)), 200, |n| back.push(n));
     assert!(back.len() <= 200);
 
-    let mut appender = xor::Appender::default();
+    let mut appender = growing::Appender::default();
     times.iter().zip(&bits).for_each(|(at, value)| appender.push(*at, *value));
     let bytes = random.damage(appender.finish());
-    let _ = xor::decode(&bytes, 1000, |_| true);
+    let _ = growing::decode(&bytes, 1000, |_, _| true);
 }
 
 fn catalogue(random: &mut Random) {
