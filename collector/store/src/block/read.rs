@@ -218,7 +218,9 @@ impl Block {
     }
 
     fn damaged(&self, offset: u64) -> impl FnOnce(Malformed) -> Error {
-        Error::damaged(format!("the block {} at byte {offset}", self.path.display()))
+        move |why| {
+            Error::damaged(format!("the block {} at byte {offset}", self.path.display()))(why)
+        }
     }
 }
 
