@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::matcher::{MatchOp, Matcher};
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Timestamp};
 use tributary_model::selector::Selector;
 use tributary_store::{OpenReport, Stats, Store};
 
@@ -287,12 +287,12 @@ fn dump(store: &Store, selector: Option<&Selector>, out: &mut impl Write) -> any
     let everything = [Matcher::new(METRIC_NAME, MatchOp::NotEqual, "\0")?];
     let matchers = selector.map_or(everything.as_slice(), Selector::matchers);
     let (from, to) = (Timestamp::MIN, Timestamp::MAX);
-    let mut samples: Vec<Sample> = Vec::new();
+    let mut samples = Numbers::default();
     for series in store.select(matchers, from, to)? {
         samples.clear();
         series.read(from, to, &mut samples)?;
         let labels = labels_json(&series.labels);
-        for sample in &samples {
+        for sample in samples.iter() {
             writeln!(out, "{} {:016x} {labels}", sample.at, sample.value.to_bits())?;
         }
     }

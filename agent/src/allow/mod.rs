@@ -7,6 +7,7 @@
 
 pub(crate) mod digest;
 mod group;
+mod histograms;
 pub(crate) mod merge;
 mod metadata;
 mod metrics;
@@ -15,6 +16,7 @@ pub(crate) mod plan;
 pub(crate) mod rules;
 mod screen;
 mod state;
+mod tally;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -36,6 +38,7 @@ use output::{Judged, Output, Outputs, Owner};
 use rules::{Merge, Rule, Rules};
 pub(crate) use screen::Screen;
 pub(crate) use state::StateError;
+use tally::Tally;
 
 /// Most series whose decision is remembered; one more, and all are decided on again.
 const MAX_CACHED: usize = 300_000;
@@ -117,15 +120,6 @@ enum Decision {
         member: u32,
         output: usize,
     },
-}
-
-/// Samples of one `apply`, by what became of them.
-#[derive(Debug, Default)]
-struct Tally {
-    kept: u64,
-    stripped: u64,
-    merged: u64,
-    dropped: [(Option<Dropped>, u64); 8],
 }
 
 impl Allowlist {
@@ -372,27 +366,6 @@ impl Allowlist {
         }
     }
 
-    /// Histograms pass as numbers do, but are not merged: theirs would need members of one layout.
-    fn pass_histogram(
-        &mut self,
-        labels: Labels,
-        histogram: HistogramSample,
-        now: Timestamp,
-        kept: &mut Kept,
-        tally: &mut Tally,
-    ) {
-        let at = histogram.at;
-        if at < Timestamp::default() || at > LAST {
-            return tally.drop(Dropped::timestamp);
-        }
-        let decision = self.decision(labels, at, now);
-        // Of a sample, only the time and whether it is a marker count here.
-        let sample = Sample { at, value: histogram.histogram.sum() };
-        if let Some(labels) = self.admit(decision, sample, now, tally) {
-            kept.histograms.push((labels, histogram));
-        }
-    }
-
     /// The labels that a sample leaves with, if it leaves as it is.
     fn admit(
         &mut self,
@@ -520,18 +493,6 @@ impl Allowlist {
                 rule = rule + 1,
                 "max_series of the rule is reached: further new series are dropped, existing ones go on"
             );
-        }
-    }
-}
-
-impl Tally {
-    fn drop(&mut self, reason: Dropped) {
-        for (slot, samples) in &mut self.dropped {
-            if slot.is_none_or(|slot| slot == reason) {
-                *slot = Some(reason);
-                *samples += 1;
-                return;
-            }
         }
     }
 }

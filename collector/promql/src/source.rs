@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Sample, Timestamp};
 
 /// Where series come from.
 pub trait Source: Sync {
@@ -37,12 +37,7 @@ pub struct Series {
 /// only one of them. No two samples of a series have the same time.
 pub trait SampleReader: Send + Sync {
     /// Appends the numbers from `from` to `to`, both included, in order of time, staleness markers too.
-    fn read(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        out: &mut Vec<Sample>,
-    ) -> Result<(), SourceError>;
+    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError>;
 
     /// Appends the native histograms from `from` to `to`, as [`SampleReader::read`] does. Without its own
     /// implementation: there are none.
@@ -172,13 +167,8 @@ impl Source for Memory {
 struct MemoryReader(Arc<Kept>);
 
 impl SampleReader for MemoryReader {
-    fn read(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        out: &mut Vec<Sample>,
-    ) -> Result<(), SourceError> {
-        out.extend_from_slice(self.0.samples.between(from, to).0);
+    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError> {
+        out.extend(self.0.samples.between(from, to).0.iter().copied());
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Sample, Timestamp};
 use tributary_model::series::Metadata;
 use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError};
 use tributary_store::{SelectedSeries, Store};
@@ -32,12 +32,7 @@ struct Reader(SelectedSeries);
 
 // Since when samples count, which `read_starts` would hand out, the store does not keep.
 impl SampleReader for Reader {
-    fn read(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        out: &mut Vec<Sample>,
-    ) -> Result<(), SourceError> {
+    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError> {
         self.0.read(from, to, out).map_err(SourceError::new)
     }
 
@@ -70,18 +65,18 @@ impl Engine for StoreEngine {
 
     fn latest(&self, look: &Look) -> Result<Vec<(Labels, Point)>, QueryError> {
         let mut newest = BTreeMap::new();
-        let (mut samples, mut histograms) = (Vec::new(), Vec::new());
+        let (mut numbers, mut histograms) = (Numbers::default(), Vec::new());
         for set in look.sets() {
             let found = self.0.select(&set, look.from, look.to).map_err(failed)?;
             for series in found {
                 if newest.contains_key(&series.labels) {
                     continue;
                 }
-                samples.clear();
+                numbers.clear();
                 histograms.clear();
-                series.read(look.from, look.to, &mut samples).map_err(failed)?;
+                series.read(look.from, look.to, &mut numbers).map_err(failed)?;
                 series.read_histograms(look.from, look.to, &mut histograms).map_err(failed)?;
-                let last = samples.pop().map(Point::Number);
+                let last = numbers.iter().last().map(Point::Number);
                 let last = last.into_iter().chain(histograms.pop().map(Point::Histogram));
                 if let Some(last) = last.max_by_key(Point::at) {
                     newest.insert(series.labels.clone(), last);
@@ -92,6 +87,7 @@ impl Engine for StoreEngine {
     }
 
     fn samples(&self, look: &Look, take: Take<'_>, watch: &Watch) -> Result<(), QueryError> {
+        let mut numbers = Numbers::default();
         let (mut samples, mut histograms) = (Vec::new(), Vec::new());
         for set in look.sets() {
             let mut found = self.0.select(&set, look.from, look.to).map_err(failed)?;
@@ -100,10 +96,12 @@ impl Engine for StoreEngine {
                 if let Some(why) = watch.interrupted() {
                     return Err(why);
                 }
+                numbers.clear();
                 samples.clear();
                 histograms.clear();
-                series.read(look.from, look.to, &mut samples).map_err(failed)?;
+                series.read(look.from, look.to, &mut numbers).map_err(failed)?;
                 series.read_histograms(look.from, look.to, &mut histograms).map_err(failed)?;
+                samples.extend(numbers.iter());
                 let none = samples.is_empty() && histograms.is_empty();
                 if !none && !take(&series.labels, &samples, &histograms) {
                     return Ok(());

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Sample, Timestamp};
 use tributary_store::{Batch, Options, Replay, ReplayError, Resolver, Store, StreamKey};
 
 /// Series in a round.
@@ -160,10 +160,10 @@ fn check(dir: &Path, log: &Path) -> Outcome<String> {
     let found = store.select(&[], Timestamp::MIN, Timestamp::MAX)?;
     let mut seen = std::collections::HashMap::new();
     for series in &found {
-        let mut samples = Vec::new();
+        let mut samples = Numbers::default();
         series.read(Timestamp::MIN, Timestamp::MAX, &mut samples)?;
-        for sample in samples {
-            *seen.entry(sample.at.as_millis()).or_insert(0u32) += 1;
+        for at in samples.times {
+            *seen.entry(at).or_insert(0u32) += 1;
         }
     }
     let stats = store.stats();

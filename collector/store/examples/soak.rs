@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
 use tributary_model::matcher::{MatchOp, Matcher};
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Sample, Timestamp};
 use tributary_store::{Batch, Options, Replay, ReplayError, Resolver, SeriesId, Store, StreamKey};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -207,7 +207,7 @@ fn ask(store: &Store, now: i64, pattern: bool) -> Outcome<Duration> {
     }
     let (from, to) = (Timestamp::from_millis(now - 300_000), Timestamp::from_millis(now));
     let mut times = Vec::new();
-    let mut samples = Vec::new();
+    let mut samples = Numbers::default();
     for _ in 0..QUESTIONS {
         let begun = Instant::now();
         samples.clear();

@@ -9,7 +9,7 @@ use tributary_model::label::Labels;
 
 use crate::Options;
 use crate::batch::SeriesId;
-use crate::block::Place;
+use crate::block::{Place, Recent};
 use crate::blocks::Blocks;
 use crate::error::Error;
 use crate::head::{Head, Value};
@@ -188,7 +188,7 @@ impl Core {
         if at >= self.in_blocks_until.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let (window, mut scratch, mut found) = (window(at), Vec::new(), None);
+        let (window, mut found) = (window(at), None);
         let mut histograms = Vec::new();
         for name in self.blocks.overlapping(shard, window, window) {
             let Some(block) = self.blocks.block(shard, &name)? else { continue };
@@ -197,7 +197,8 @@ impl Core {
                 found = found.or(here.copied());
             };
             let cache = &self.blocks.cache;
-            let read = block.read(cache, place, (at, at), &mut scratch, &mut visit);
+            let recent = &mut Recent::default();
+            let read = block.read(cache, recent, place, (at, at), &mut visit);
             read.map_err(|e| self.blocks.count(e))?;
             let read = block.read_histograms(cache, place, (at, at), &mut histograms);
             read.map_err(|e| self.blocks.count(e))?;

@@ -117,7 +117,6 @@ impl Error {
 
     /// For `map_err`: names what is damaged.
     pub(crate) fn damaged<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
-        let what = what.into();
-        move |why| Self::Damaged { what, why: why.to_string() }
+        move |why| Self::Damaged { what: what.into(), why: why.to_string() }
     }
 }

@@ -178,8 +178,8 @@ fn samples_of(chunks: &[Arc<Chunk>], at: i64, out: &mut Vec<(i64, u64)>) -> Resu
     out.clear();
     for chunk in chunks.iter().filter(|chunk| window(chunk.min) == at) {
         chunk
-            .read(|sample| {
-                out.push((sample.at.as_millis(), sample.value.to_bits()));
+            .read(|at, value| {
+                out.push((at, value));
                 true
             })
             .map_err(Error::damaged("a chunk in memory"))?;

@@ -1,20 +1,24 @@
 //! The newest samples of one cluster, in memory, compressed as they grow.
 
+mod chunk;
 mod histograms;
+mod value;
 
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
-use tributary_model::histogram::Histogram;
-use tributary_model::sample::Sample;
+use tributary_model::sample::{Numbers, Sample};
 
 use crate::batch::Reason;
 use crate::codec::fields::Malformed;
-use crate::codec::xor::{self, Appender};
+use crate::codec::growing::Appender;
 use crate::keys::{EARLIEST_MILLIS, window};
 
+pub(crate) use chunk::Chunk;
+use chunk::{find, read};
 use histograms::Histograms;
 pub(crate) use histograms::{HistogramChunk, HistogramPieces};
+pub(crate) use value::Value;
 
 /// Most samples of one head chunk; the next one is begun.
 const MAX_CHUNK_SAMPLES: u32 = 480;
@@ -60,61 +64,6 @@ struct Slot {
     frozen: Vec<Arc<Chunk>>,
     /// Nearly every series has none.
     histograms: Option<Box<Histograms>>,
-}
-
-/// What a sample is: a number's bits, or a native histogram.
-#[derive(Debug, Clone)]
-pub(crate) enum Value {
-    Number(u64),
-    Histogram(Arc<Histogram>),
-}
-
-impl Value {
-    /// Whether it is the very same. What is said of resets does not count.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Number(own), Self::Number(other)) => own == other,
-            (Self::Histogram(own), Self::Histogram(other)) => own.has_data_of(other),
-            _ => false,
-        }
-    }
-}
-
-/// A sealed chunk; it lies in one window.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    /// First sample's time.
-    pub(crate) min: i64,
-    /// Last sample's time.
-    pub(crate) max: i64,
-    count: u32,
-    bytes: Box<[u8]>,
-}
-
-impl Chunk {
-    fn seal(open: Appender) -> Arc<Self> {
-        let (min, max, count) = (open.first(), open.last(), open.count());
-        Arc::new(Self { min, max, count, bytes: open.finish().into() })
-    }
-
-    /// Visits the samples in order until `visit` says no.
-    pub(crate) fn read(&self, visit: impl FnMut(Sample) -> bool) -> Result<(), Malformed> {
-        xor::decode(&self.bytes, self.count, visit)
-    }
-
-    fn find(&self, at: i64) -> Option<u64> {
-        if !(self.min..=self.max).contains(&at) {
-            return None;
-        }
-        let mut found = None;
-        let read = self.read(|sample| {
-            if sample.at.as_millis() == at {
-                found = Some(sample.value.to_bits());
-            }
-            sample.at.as_millis() < at
-        });
-        read.ok().and(found)
-    }
 }
 
 /// What the head says of a sample by itself.
@@ -303,24 +252,25 @@ impl Head {
         histograms.map(|histograms| histograms.read(from, to)).unwrap_or_default()
     }
 
-    /// Visits the samples of a series between two times, both inclusive; in no particular order over chunks.
-    pub(crate) fn read(&self, series: u32, from: i64, to: i64) -> Pieces {
-        let mut pieces = Pieces::default();
-        let Some(slot) = self.slot(series) else { return pieces };
+    /// Appends the samples of a series between two times, both inclusive; in no particular order over chunks.
+    pub(crate) fn read(
+        &self,
+        series: u32,
+        (from, to): (i64, i64),
+        out: &mut Numbers,
+    ) -> Result<(), Malformed> {
+        let Some(slot) = self.slot(series) else { return Ok(()) };
         let overlaps = |chunk: &&Arc<Chunk>| chunk.min <= to && from <= chunk.max;
-        pieces.chunks.extend(slot.frozen.iter().chain(&slot.sealed).filter(overlaps).cloned());
+        for chunk in slot.frozen.iter().chain(&slot.sealed).filter(overlaps) {
+            chunk.read_between((from, to), out)?;
+        }
         if let Some(open) = slot.open.as_ref().filter(|o| o.first() <= to && from <= o.last()) {
-            pieces.chunks.push(Arc::new(Chunk {
-                min: open.first(),
-                max: open.last(),
-                count: open.count(),
-                bytes: open.snapshot().into(),
-            }));
+            read((open.bytes(), open.count()), (from, to), out)?;
         }
         let begin = slot.late.partition_point(|(at, _)| *at < from);
         let inside = slot.late.iter().skip(begin).take_while(|(at, _)| *at <= to);
-        pieces.late.extend(inside.copied());
-        pieces
+        out.extend(inside.map(|(at, value)| Sample::new(*at, f64::from_bits(*value))));
+        Ok(())
     }
 
     /// Sets everything older than `before`, a window's start, aside for blocks. It stays readable.
@@ -433,14 +383,8 @@ impl Slot {
             return self.late.get(place).map(|(_, value)| *value);
         }
         if let Some(open) = self.open.as_ref().filter(|open| open.first() <= at) {
-            let (bytes, mut found) = (open.snapshot(), None);
-            let read = xor::decode(&bytes, open.count(), |sample| {
-                if sample.at.as_millis() == at {
-                    found = Some(sample.value.to_bits());
-                }
-                sample.at.as_millis() < at
-            });
-            if read.is_ok() && found.is_some() {
+            let found = find(open.bytes(), open.count(), at);
+            if found.is_some() {
                 return found;
             }
         }
@@ -486,7 +430,7 @@ impl Slot {
 
     fn closed_bytes(&self, before: i64) -> usize {
         let sealed = self.sealed.iter().take_while(|chunk| chunk.max < before);
-        let sealed: usize = sealed.map(|chunk| chunk.bytes.len()).sum();
+        let sealed: usize = sealed.map(|chunk| chunk.len()).sum();
         let open = self.open.as_ref().filter(|open| open.last() < before);
         let histograms = self.histograms.as_ref().map_or(0, |h| h.closed_bytes(before));
         sealed + open.map_or(0, Appender::capacity) + histograms
@@ -494,7 +438,7 @@ impl Slot {
 
     fn bytes(&self) -> usize {
         let chunks = self.sealed.iter().chain(&self.frozen);
-        let sealed: usize = chunks.map(|chunk| chunk.bytes.len() + size_of::<Chunk>() + 16).sum();
+        let sealed: usize = chunks.map(|chunk| chunk.len() + size_of::<Chunk>() + 16).sum();
         let open = self.open.as_ref().map_or(0, Appender::capacity);
         let histograms = self.histograms.as_ref().map_or(0, |histograms| histograms.bytes());
         sealed + open + histograms + self.late.capacity() * 16 + size_of::<Self>()
@@ -520,15 +464,6 @@ impl Frozen {
         let histograms = self.histograms.iter().map(|chunk| chunk.min);
         self.chunks.iter().map(|chunk| chunk.min).chain(histograms)
     }
-}
-
-/// What the head has of a series, detached from it.
-#[derive(Debug, Default)]
-pub(crate) struct Pieces {
-    /// Chunks that overlap the range asked for.
-    pub(crate) chunks: Vec<Arc<Chunk>>,
-    /// Late samples in the range.
-    pub(crate) late: Vec<(i64, u64)>,
 }
 
 fn place(index: u32) -> usize {

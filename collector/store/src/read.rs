@@ -2,16 +2,16 @@
 
 mod histograms;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roaring::RoaringBitmap;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Timestamp};
 
-use crate::block::{BlockName, Place};
+use crate::block::{Block, BlockName, Place, Recent};
 use crate::core::{Core, Shard};
 use crate::error::Error;
 use crate::head::Head;
@@ -34,111 +34,123 @@ impl std::fmt::Debug for SelectedSeries {
     }
 }
 
-/// What the series of one selection share: which blocks there are.
+/// What the series of one selection share.
 struct Plan {
     core: Arc<Core>,
     from: i64,
     to: i64,
-    shards: Mutex<HashMap<u32, Listed>>,
+    /// As many as there are threads that read at once.
+    lanes: Mutex<Vec<Lane>>,
 }
 
-/// The blocks of a shard, as of a generation.
-#[derive(Clone)]
-struct Listed {
-    generation: u64,
-    names: Arc<Vec<BlockName>>,
+/// What a thread keeps from series to series: neighbours are in the same pages of the same blocks.
+#[derive(Default)]
+struct Lane {
+    /// The shard and the generation of these blocks.
+    of: Option<(u32, u64)>,
+    blocks: Vec<Kept>,
 }
+
+struct Kept {
+    name: BlockName,
+    block: Option<Arc<Block>>,
+    recent: Recent,
+}
+
+/// More blocks than this are not kept open.
+const KEPT_BLOCKS: usize = 32;
 
 impl SelectedSeries {
     /// Appends the samples between two times, both inclusive, by ascending time. Of a range wider than the one the
     /// series was selected for, the part outside may be missing.
-    pub fn read(&self, from: Timestamp, to: Timestamp, out: &mut Vec<Sample>) -> Result<(), Error> {
+    pub fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), Error> {
         let (from, to) = (from.as_millis(), to.as_millis());
         let start = out.len();
         let core = &self.plan.core;
-        let pieces = loop {
+        loop {
             let generation = core.generation.load(Ordering::Acquire);
-            let read = self.blocks(generation, from, to, out);
-            read.map_err(|e| core.blocks.count(e))?;
-            let pieces = self.shard.head().read(self.place.series, from, to);
+            self.blocks(generation, (from, to), &mut |block, recent| {
+                self.numbers(block, recent, (from, to), out)
+            })?;
+            let read = self.shard.head().read(self.place.series, (from, to), out);
+            read.map_err(Error::damaged("a chunk in memory"))?;
             if core.generation.load(Ordering::Acquire) == generation {
-                break pieces;
+                break;
             }
             // Samples moved meanwhile, which happens once in minutes.
             out.truncate(start);
-        };
-        for chunk in &pieces.chunks {
-            let read = chunk.read(|sample| {
-                let at = sample.at.as_millis();
-                if at >= from && at <= to {
-                    out.push(sample);
-                }
-                at < to
-            });
-            read.map_err(Error::damaged("a chunk in memory"))?;
         }
-        out.extend(pieces.late.iter().map(|(at, v)| Sample::new(*at, f64::from_bits(*v))));
-        sort_from(out, start);
+        out.sort_from(start);
         Ok(())
     }
 
-    /// Appends what blocks have.
+    /// Appends what a block has.
+    fn numbers(
+        &self,
+        block: &Block,
+        recent: &mut Recent,
+        (from, to): (i64, i64),
+        out: &mut Numbers,
+    ) -> Result<(), Error> {
+        let mut visit = |times: &[i64], values: &[u64]| {
+            let begin = times.partition_point(|at| *at < from);
+            let end = times.partition_point(|at| *at <= to);
+            let inside = values.get(begin..end).unwrap_or_default();
+            out.times.extend_from_slice(times.get(begin..end).unwrap_or_default());
+            out.values.extend(inside.iter().map(|bits| f64::from_bits(*bits)));
+        };
+        block.read(&self.plan.core.blocks.cache, recent, self.place, (from, to), &mut visit)
+    }
+
+    /// Visits the blocks of a range.
     fn blocks(
         &self,
         generation: u64,
-        from: i64,
-        to: i64,
-        out: &mut Vec<Sample>,
+        range: (i64, i64),
+        visit: &mut dyn FnMut(&Block, &mut Recent) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let names = self.plan.blocks(self.shard.id, generation);
-        let blocks = &self.plan.core.blocks;
+        let mut lane = self.plan.lanes().pop().unwrap_or_default();
+        let read = self.blocks_of(&mut lane, generation, range, visit);
+        self.plan.lanes().push(lane);
+        read.map_err(|e| self.plan.core.blocks.count(e))
+    }
+
+    fn blocks_of(
+        &self,
+        lane: &mut Lane,
+        generation: u64,
+        (from, to): (i64, i64),
+        visit: &mut dyn FnMut(&Block, &mut Recent) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (shard, blocks) = (self.shard.id, &self.plan.core.blocks);
+        if lane.of != Some((shard, generation)) {
+            let names = blocks.overlapping(shard, window(self.plan.from), window(self.plan.to));
+            let kept = |name| Kept { name, block: None, recent: Recent::default() };
+            lane.blocks = names.into_iter().map(kept).collect();
+            lane.of = Some((shard, generation));
+        }
+        let keep = lane.blocks.len() <= KEPT_BLOCKS;
         let (first, last) = (window(from), window(to));
-        let mut scratch = Vec::new();
-        for name in names.iter().filter(|name| name.overlaps(first, last)) {
-            let Some(block) = blocks.block(self.shard.id, name)? else { continue };
-            let mut visit = |times: &[i64], values: &[u64]| {
-                let begin = times.partition_point(|at| *at < from);
-                let end = times.partition_point(|at| *at <= to);
-                let times = times.get(begin..end).unwrap_or_default();
-                let values = values.get(begin..end).unwrap_or_default();
-                let samples = times.iter().zip(values);
-                out.extend(samples.map(|(at, bits)| Sample::new(*at, f64::from_bits(*bits))));
+        for kept in lane.blocks.iter_mut().filter(|kept| kept.name.overlaps(first, last)) {
+            let opened = match kept.block.take() {
+                Some(block) => Some(block),
+                None => blocks.block(shard, &kept.name)?,
             };
-            block.read(&blocks.cache, self.place, (from, to), &mut scratch, &mut visit)?;
+            let Some(block) = opened else { continue };
+            visit(&block, &mut kept.recent)?;
+            if keep {
+                kept.block = Some(block);
+            } else {
+                kept.recent = Recent::default();
+            }
         }
         Ok(())
     }
 }
 
-/// Brings the samples from `start` on in order, each time once.
-fn sort_from(out: &mut Vec<Sample>, start: usize) {
-    let Some(new) = out.get_mut(start..) else { return };
-    if new.is_sorted_by(|a, b| a.at < b.at) {
-        return;
-    }
-    new.sort_by_key(|sample| sample.at);
-    let mut index = 0;
-    let mut before = None;
-    out.retain(|sample| {
-        let keep = index < start || before != Some(sample.at);
-        if index >= start {
-            before = Some(sample.at);
-        }
-        index += 1;
-        keep
-    });
-}
-
 impl Plan {
-    fn blocks(&self, shard: u32, generation: u64) -> Arc<Vec<BlockName>> {
-        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(listed) = shards.get(&shard).filter(|l| l.generation == generation) {
-            return Arc::clone(&listed.names);
-        }
-        let names = self.core.blocks.overlapping(shard, window(self.from), window(self.to));
-        let names = Arc::new(names);
-        shards.insert(shard, Listed { generation, names: Arc::clone(&names) });
-        names
+    fn lanes(&self) -> MutexGuard<'_, Vec<Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,8 +162,7 @@ pub(crate) fn select(
     to: Timestamp,
 ) -> Vec<SelectedSeries> {
     let (from, to) = (from.as_millis(), to.as_millis());
-    let shards = Mutex::default();
-    let plan = Arc::new(Plan { core: Arc::clone(core), from, to, shards });
+    let plan = Arc::new(Plan { core: Arc::clone(core), from, to, lanes: Mutex::default() });
     let mut out = Vec::new();
     for shard in core.shards() {
         let index = shard.index();

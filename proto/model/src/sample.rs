@@ -100,6 +100,69 @@ impl PartialEq for Sample {
     }
 }
 
+/// Numbers of one series: times in milliseconds, ascending, and as many values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Numbers {
+    /// When the values were true.
+    pub times: Vec<i64>,
+    /// The values; staleness markers among them.
+    pub values: Vec<f64>,
+}
+
+impl Numbers {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// Leaves none; the room stays.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Leaves the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.times.truncate(len);
+        self.values.truncate(len);
+    }
+
+    /// Adds one at the end.
+    #[inline]
+    pub fn push(&mut self, sample: Sample) {
+        self.times.push(sample.at.as_millis());
+        self.values.push(sample.value);
+    }
+
+    /// Them all, as samples.
+    pub fn iter(&self) -> impl Iterator<Item = Sample> {
+        self.times.iter().zip(&self.values).map(|(at, value)| Sample::new(*at, *value))
+    }
+
+    /// Brings what stands from `start` on in order of time, the first of each time only.
+    pub fn sort_from(&mut self, start: usize) {
+        let new = self.times.get(start..).unwrap_or_default();
+        if new.is_sorted_by(|a, b| a < b) {
+            return;
+        }
+        let mut samples: Vec<Sample> = self.iter().skip(start).collect();
+        samples.sort_by_key(|sample| sample.at);
+        samples.dedup_by_key(|sample| sample.at);
+        self.truncate(start);
+        self.extend(samples);
+    }
+}
+
+impl Extend<Sample> for Numbers {
+    fn extend<T: IntoIterator<Item = Sample>>(&mut self, samples: T) {
+        samples.into_iter().for_each(|sample| self.push(sample));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,5 +184,16 @@ mod tests {
         assert!(!is_stale(f64::NAN));
         assert_eq!(Sample::new(1, f64::NAN), Sample::new(1, f64::NAN));
         assert_ne!(Sample::new(1, 0.0), Sample::new(1, -0.0));
+    }
+
+    #[test]
+    fn numbers_are_put_in_order_from_a_place_on() {
+        let mut numbers = Numbers::default();
+        let all = [(9, 0.0), (3, 1.0), (1, 2.0), (3, 3.0), (2, 4.0)];
+        numbers.extend(all.map(|(at, value)| Sample::new(at, value)));
+        numbers.sort_from(1);
+        let expected = [(9, 0.0), (1, 2.0), (2, 4.0), (3, 1.0)];
+        let expected = expected.map(|(at, value)| Sample::new(at, value));
+        assert_eq!(numbers.iter().collect::<Vec<_>>(), expected);
     }
 }

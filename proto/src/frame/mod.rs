@@ -4,6 +4,7 @@ mod decimal;
 mod dictionary;
 mod header;
 mod histograms;
+mod pack;
 mod range;
 mod records;
 mod samples;
@@ -21,6 +22,7 @@ use crate::limits::{self, Limits};
 use dictionary::{DictionaryReader, DictionaryWriter};
 use header::Version;
 use histograms::Histograms;
+use pack::{GAP_COST, SAMPLE_COST, histogram_cost, series_cost};
 use samples::{SampleReader, SampleWriter};
 use section::Kind;
 
@@ -157,51 +159,6 @@ impl Encoder {
         self.dictionary.len()
     }
 
-    /// How many of these samples, from the front, surely fit into one frame beside a little metadata. At least one,
-    /// unless there is none.
-    pub fn prefix(&self, samples: &[(Labels, Sample)]) -> usize {
-        self.prefixes(samples, &[]).0
-    }
-
-    /// The same for numbers and, once all of these fit, native histograms.
-    pub fn prefixes(
-        &self,
-        samples: &[(Labels, Sample)],
-        histograms: &[(Labels, HistogramSample)],
-    ) -> (usize, usize) {
-        let mut filled = Filled { cost: 0, samples: 0, previous: None };
-        let numbers = self.fitting(samples, |_| SAMPLE_COST, &mut filled);
-        if numbers < samples.len() {
-            return (numbers, 0);
-        }
-        (numbers, self.fitting(histograms, histogram_cost, &mut filled))
-    }
-
-    fn fitting<T>(
-        &self,
-        samples: &[(Labels, T)],
-        each: impl Fn(&T) -> usize,
-        filled: &mut Filled,
-    ) -> usize {
-        let mut fitting = 0;
-        for (labels, sample) in samples {
-            let known = self.dictionary.find(labels, filled.previous);
-            filled.previous = known.or(filled.previous);
-            filled.cost = filled.cost.saturating_add(each(sample));
-            if known.is_none() {
-                filled.cost = filled.cost.saturating_add(series_cost(labels));
-            }
-            let full = filled.cost > limits::MAX_FRAME_BYTES / 4 * 3
-                || filled.samples >= limits::MAX_SAMPLES_PER_FRAME;
-            if full && filled.samples > 0 {
-                break;
-            }
-            fitting += 1;
-            filled.samples += 1;
-        }
-        fitting
-    }
-
     /// Makes the next frame. After an error the encoder is as before, and the content can be split or go into a new
     /// segment ([`FrameError::SegmentFull`]).
     pub fn encode(
@@ -295,13 +252,6 @@ impl Encoder {
     }
 }
 
-/// What a frame would hold already.
-struct Filled {
-    cost: usize,
-    samples: usize,
-    previous: Option<u32>,
-}
-
 /// A frame's samples with their series' numbers.
 struct Numbered {
     samples: Vec<FrameSample>,
@@ -319,22 +269,6 @@ fn times(
 
 /// Most bytes a frame takes beside its entries.
 const FRAME_COST: usize = 256;
-/// Most bytes a gap takes.
-const GAP_COST: usize = 1 + 3 * wire::MAX_VARINT_BYTES;
-/// Most bytes a sample takes: a group of its own with a list in full and an absolute time, and the dearest value. The
-/// range coder's rounding costs less than the byte on top.
-const SAMPLE_COST: usize = 12 + wire::MAX_VARINT_BYTES + value::MAX_VALUE_BITS.div_ceil(8) + 1;
-
-/// Most bytes a histogram takes: beside its own, a time and a series.
-fn histogram_cost(sample: &HistogramSample) -> usize {
-    sample.histogram.encoded_bound().saturating_add(wire::MAX_VARINT_BYTES + 5)
-}
-
-/// Most bytes a new series takes in the dictionary: per text two lengths and a reference.
-fn series_cost(labels: &Labels) -> usize {
-    2 + limits::text_bytes(labels) + labels.len() * 2 * (2 * 3 + 5)
-}
-
 /// Most bytes a metadata entry takes. A caller that packs frames adds this up for itself.
 pub fn metadata_cost(entry: &Metadata) -> usize {
     10 + entry.metric.len() + entry.help.len() + entry.unit.len()

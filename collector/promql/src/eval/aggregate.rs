@@ -1,9 +1,10 @@
 //! Aggregations over groups of series.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
-use tributary_model::label::{Labels, METRIC_NAME};
+use tributary_model::label::{Label, Labels, METRIC_NAME};
 use tributary_model::sample::is_stale;
 
 use super::grid::Grid;
@@ -28,25 +29,34 @@ pub(super) struct Group {
 
 /// The labels of the group that a series belongs to.
 pub(super) fn grouping_labels(labels: &Labels, aggregate: &Aggregate) -> Labels {
-    let listed = |name: &str| aggregate.grouping.iter().any(|label| label == name);
-    if aggregate.without {
-        labels.filter(|label| &*label.name != METRIC_NAME && !listed(&label.name))
-    } else {
-        labels.filter(|label| listed(&label.name))
-    }
+    labels.filter(|label| groups_by(label, aggregate))
+}
+
+/// Whether series that differ in this label belong to different groups.
+fn groups_by(label: &Label, aggregate: &Aggregate) -> bool {
+    let listed = aggregate.grouping.iter().any(|name| **name == *label.name);
+    if aggregate.without { !listed && &*label.name != METRIC_NAME } else { listed }
 }
 
 /// The groups in order of their first series.
 pub(super) fn groups(series: &[Series], aggregate: &Aggregate) -> Vec<Group> {
-    let mut places: HashMap<Labels, usize> = HashMap::new();
+    let hasher = RandomState::new();
+    // Groups by the hash of their labels: most series find their group without a label set being made for them.
+    let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     for (index, series) in series.iter().enumerate() {
-        let labels = grouping_labels(&series.labels, aggregate);
-        let next = groups.len();
-        let place = *places.entry(labels.clone()).or_insert(next);
-        if place == next {
+        let kept = || series.labels.iter().filter(|label| groups_by(label, aggregate));
+        let mut hash = hasher.build_hasher();
+        kept().for_each(|label| label.hash(&mut hash));
+        let places = places.entry(hash.finish()).or_default();
+        let same = |place: &&usize| groups.get(**place).is_some_and(|g| kept().eq(g.labels.iter()));
+        let known = places.iter().find(same).copied();
+        let place = known.unwrap_or_else(|| {
+            let labels = grouping_labels(&series.labels, aggregate);
+            places.push(groups.len());
             groups.push(Group { labels, drop_name: false, members: Vec::new() });
-        }
+            groups.len() - 1
+        });
         if let Some(group) = groups.get_mut(place) {
             group.members.push(index);
             group.drop_name |= series.drop_name;

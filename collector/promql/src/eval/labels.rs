@@ -24,6 +24,13 @@ fn is_identity(label: &Label) -> bool {
     IDENTITY.contains(&&*label.name)
 }
 
+/// Whether all are of the same metric, as far as those labels say.
+pub(super) fn same_identity<'a>(mut all: impl Iterator<Item = &'a Labels>) -> bool {
+    let identity = |labels: &'a Labels| IDENTITY.map(|name| labels.value(name));
+    let Some(first) = all.next().map(identity) else { return true };
+    all.all(|labels| identity(labels) == first)
+}
+
 /// Merges series with equal labels; an error if two have a value at the same step.
 pub(super) fn merge(series: Vec<Series>) -> Result<Vec<Series>, EvalError> {
     let mut places: HashMap<Labels, usize> = HashMap::with_capacity(series.len());

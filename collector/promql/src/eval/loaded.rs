@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tributary_model::histogram::{Histogram, HistogramSample, ResetHint};
-use tributary_model::sample::{Sample, Timestamp, is_stale};
+use tributary_model::sample::{Numbers, Sample, Timestamp, is_stale};
 
 use super::budget::Budget;
 use super::series::histogram_size;
@@ -13,6 +13,8 @@ use crate::value::EvalError;
 /// Numbers and histograms of one series, each in order of time.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
+    pub(super) numbers: Numbers,
+    /// The numbers, once they are joined.
     pub(super) samples: Vec<Sample>,
     pub(super) histograms: Vec<HistogramSample>,
     /// Since when they count; empty if it is not known or was not asked for.
@@ -31,7 +33,7 @@ impl Loaded {
         budget.check()?;
         self.clear();
         let (from, to) = (Timestamp::from_millis(from), Timestamp::from_millis(to));
-        series.samples.read(from, to, &mut self.samples)?;
+        series.samples.read(from, to, &mut self.numbers)?;
         series.samples.read_histograms(from, to, &mut self.histograms)?;
         if with_starts {
             series.samples.read_starts(from, to, &mut self.starts)?;
@@ -40,15 +42,29 @@ impl Loaded {
         Ok(())
     }
 
+    /// Makes samples of the numbers, for those who want times and values together.
+    pub(super) fn join(&mut self) {
+        self.samples.extend(self.numbers.iter());
+        self.numbers.clear();
+    }
+
+    /// Whether there are numbers only, no staleness marker among them, of which nothing else is known.
+    pub(super) fn is_plain(&self) -> bool {
+        let stale = self.numbers.values.iter().filter(|value| is_stale(**value)).count();
+        self.histograms.is_empty() && !self.has_starts() && stale == 0
+    }
+
     pub(super) fn clear(&mut self) {
+        self.numbers.clear();
         self.samples.clear();
         self.histograms.clear();
         self.starts.samples.clear();
         self.starts.histograms.clear();
     }
 
-    /// Removes staleness markers.
-    pub(super) fn drop_stale(&mut self) {
+    /// Joins what was read, without staleness markers.
+    pub(super) fn join_fresh(&mut self) {
+        self.join();
         retain_both(&mut self.samples, &mut self.starts.samples, |s| !is_stale(s.value));
         let starts = &mut self.starts.histograms;
         retain_both(&mut self.histograms, starts, |s| !s.histogram.is_stale());
@@ -75,7 +91,7 @@ impl Loaded {
     /// How much it holds, in samples.
     pub(super) fn size(&self) -> usize {
         let histograms = self.histograms.iter().map(|sample| histogram_size(&sample.histogram));
-        self.samples.len() + histograms.sum::<usize>()
+        self.numbers.len() + self.samples.len() + histograms.sum::<usize>()
     }
 
     /// Whether anything is known of since when the samples count.

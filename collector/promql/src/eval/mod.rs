@@ -24,6 +24,7 @@ mod series;
 mod set;
 mod slide;
 mod sort;
+mod stretches;
 mod subquery;
 mod totals;
 mod workers;

@@ -2,7 +2,7 @@
 
 use super::Evaluator;
 use super::grid::Grid;
-use super::labels::{check_unique, without_identity};
+use super::labels::{check_unique, same_identity, without_identity};
 use super::series::Series;
 use super::slide::{Ranged, RangedSeries, Slid, Slide};
 use super::{duration, workers};
@@ -97,7 +97,8 @@ impl Evaluator<'_> {
         if call.function == Function::AbsentOverTime {
             out = super::call::absent(&out, arg, grid);
         }
-        if !self.delayed() {
+        // Different series of one metric are different without its name, too.
+        if !self.delayed() && !same_identity(ranged.series.iter().map(RangedSeries::labels)) {
             check_unique(&out)?;
         }
         Ok(Some(out))

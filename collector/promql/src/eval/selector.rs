@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tributary_model::histogram::HistogramSample;
-use tributary_model::sample::{Sample, Timestamp, is_stale};
+use tributary_model::sample::{Numbers, Sample, Timestamp, is_stale};
 
 use super::Evaluator;
 use super::grid::{Grid, Reference};
@@ -94,7 +94,7 @@ impl Evaluator<'_> {
         let mut remarks = Remarks::default();
         for series in &selected {
             loaded.read(series, (from, to), false, &self.budget)?;
-            loaded.drop_stale();
+            loaded.join_fresh();
             let mut points = Points::with_capacity(grid.count);
             for (step, time) in grid.times() {
                 smoothed(&loaded, reference.of(time), lookback, step, &mut points, &mut remarks);
@@ -140,7 +140,7 @@ impl Evaluator<'_> {
         for series in self.select(&matrix.selector.matchers, from, until)? {
             let mut loaded = Loaded::default();
             loaded.read(&series, (from, until), false, &self.budget)?;
-            loaded.drop_stale();
+            loaded.join_fresh();
             if let Some(extend) = matrix.selector.extend {
                 if !loaded.histograms.is_empty() {
                     return Err(EvalError::ExtendedHistograms(extend.as_str()));
@@ -163,30 +163,33 @@ impl Latest {
         (first.saturating_sub(self.lookback).saturating_add(1), self.reference.of(self.grid.last()))
     }
 
-    fn points(&self, loaded: &Loaded) -> Points {
+    fn points(&self, loaded: &mut Loaded) -> Points {
         let mut points = Points::with_capacity(self.grid.count);
         if loaded.histograms.is_empty() && self.take != Take::Start {
-            self.numbers(&loaded.samples, &mut points);
+            self.numbers(&loaded.numbers, &mut points);
         } else {
+            loaded.join();
             self.either(loaded, &mut points);
         }
         points
     }
 
-    fn numbers(&self, samples: &[Sample], points: &mut Points) {
+    fn numbers(&self, numbers: &Numbers, points: &mut Points) {
+        let Numbers { times, values } = numbers;
         let mut next = 0;
-        let mut latest: Option<&Sample> = None;
         for (step, time) in self.grid.times() {
             let now = self.reference.of(time);
-            while let Some(sample) = samples.get(next).filter(|s| s.at.as_millis() <= now) {
-                latest = Some(sample);
+            while times.get(next).is_some_and(|at| *at <= now) {
                 next += 1;
             }
             let oldest = now.saturating_sub(self.lookback);
-            if let Some(sample) = latest.filter(|s| s.at.as_millis() > oldest && !is_stale(s.value))
+            let latest = next.checked_sub(1).and_then(|i| times.get(i).zip(values.get(i)));
+            if let Some((at, value)) = latest
+                && *at > oldest
+                && !is_stale(*value)
             {
-                let time = self.take == Take::Time;
-                points.push(step, if time { sample.at.as_secs_f64() } else { sample.value });
+                let at = Timestamp::from_millis(*at);
+                points.push(step, if self.take == Take::Time { at.as_secs_f64() } else { *value });
             }
         }
     }

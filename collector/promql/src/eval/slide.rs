@@ -10,8 +10,8 @@ use super::budget::Budget;
 use super::grid::{Grid, Reference};
 use super::loaded::Loaded;
 use super::series::{Points, Series};
+use super::stretches::{Rise, Stretches};
 use crate::ast::Extend;
-use crate::functions::counter;
 use crate::functions::mixed::{self, MixedWindow};
 use crate::functions::number::{self, Sum};
 use crate::functions::remark::{Remark, Remarks};
@@ -60,6 +60,7 @@ pub(super) struct Slide<'a> {
 pub(super) struct Scratch {
     loaded: Loaded,
     values: Vec<f64>,
+    stretches: Stretches,
 }
 
 /// What one series came to.
@@ -104,21 +105,40 @@ impl Slide<'_> {
         scratch: &mut Scratch,
         series: &RangedSeries,
     ) -> Result<Slid, EvalError> {
-        let Scratch { loaded, values } = scratch;
+        let Scratch { loaded, values, stretches } = scratch;
         self.load(series, loaded)?;
+        let rise = self.rise().filter(|_| loaded.is_plain());
+        if rise.is_none() {
+            loaded.join_fresh();
+        }
         let size = loaded.size();
         self.budget.hold(size)?;
-        let slid = if loaded.histograms.is_empty() && !loaded.has_starts() {
-            self.numbers(&loaded.samples, values)
+        let slid = if let Some(rise) = rise {
+            stretches.fit(rise, self.ranged, self.grid, &loaded.numbers.times);
+            let points = stretches.rises(rise, &loaded.numbers.values);
+            Slid { points, remarks: Remarks::default() }
+        } else if loaded.histograms.is_empty() && !loaded.has_starts() {
+            self.numbers(&loaded.samples, values)?
         } else {
-            self.either(loaded, values)
-        }?;
+            self.either(loaded, values)?
+        };
         self.budget.release(size);
         self.budget.hold(slid.points.size())?;
         Ok(slid)
     }
 
-    /// Reads the samples of a series without staleness markers.
+    /// Which rise the function computes, if it is one and only looks at samples in the window.
+    fn rise(&self) -> Option<Rise> {
+        let rise = match self.function {
+            Function::Rate => Rise::PerSecond,
+            Function::Increase => Rise::Whole,
+            Function::Delta => Rise::Gauge,
+            _ => return None,
+        };
+        self.extend.is_none().then_some(rise)
+    }
+
+    /// Reads the samples of a series.
     fn load(&self, series: &RangedSeries, loaded: &mut Loaded) -> Result<(), EvalError> {
         match series {
             RangedSeries::Stored(series) => {
@@ -127,13 +147,12 @@ impl Slide<'_> {
                 if self.totals_only {
                     loaded.reduce_to_totals();
                 }
-                loaded.drop_stale();
             }
             RangedSeries::Computed(series, steps) => {
                 self.budget.check()?;
                 loaded.clear();
                 let samples = series.points.floats().map(|(i, v)| Sample::new(steps.time(i), v));
-                loaded.samples.extend(samples);
+                loaded.numbers.extend(samples);
                 let histograms = series.points.histograms().iter().map(|(i, histogram)| {
                     let at = Timestamp::from_millis(steps.time(*i));
                     HistogramSample { at, histogram: forget_reset(histogram) }
@@ -147,13 +166,6 @@ impl Slide<'_> {
     /// Over numbers, of which nothing else is known.
     fn numbers(&self, samples: &[Sample], values: &mut Vec<f64>) -> Result<Slid, EvalError> {
         match self.function {
-            // By name, so that they are compiled into the loop.
-            Function::Rate if self.extend.is_none() => {
-                self.windows(samples, values, |window, _| counter::rate(window))
-            }
-            Function::Increase if self.extend.is_none() => {
-                self.windows(samples, values, |window, _| counter::increase(window))
-            }
             Function::SumOverTime => self.summed(samples, values, |sum: Sum, _| sum.total()),
             Function::AvgOverTime => {
                 self.summed(samples, values, |sum: Sum, count| sum.over(count).total())
@@ -191,19 +203,11 @@ impl Slide<'_> {
         let (before, after) = self.ranged.margin;
         let has_params = !self.params.is_empty();
         let (mut from, mut to) = (0, 0);
-        // The last sample that is below the one before it, and that one's value.
-        let (mut fall, mut previous) = (0, f64::NEG_INFINITY);
         let mut looked_at = 0;
         for (step, time) in self.grid.times() {
             let (start, end) = self.ranged.window(time);
             let (first, last) = (start.saturating_sub(before), end.saturating_add(after));
-            while let Some(sample) = samples.get(to).filter(|s| s.at.as_millis() <= last) {
-                if sample.value < previous {
-                    fall = to;
-                }
-                previous = sample.value;
-                to += 1;
-            }
+            to = advance(samples, to, last);
             from = advance(samples, from, first);
             let Some(window @ [_, ..]) = samples.get(from..to) else { continue };
             self.check_now_and_then(&mut looked_at, window.len())?;
@@ -212,15 +216,8 @@ impl Slide<'_> {
                 params = params_at(self.params, step);
                 self.check_params(params, &mut slid.remarks)?;
             }
-            let mut window = Window {
-                samples: window,
-                may_fall: fall > from,
-                start,
-                end,
-                at: time,
-                params,
-                scratch: values,
-            };
+            let mut window =
+                Window { samples: window, start, end, at: time, params, scratch: values };
             if let Some(value) = compute(&mut window, (from, to)) {
                 slid.points.push(step, value);
             }

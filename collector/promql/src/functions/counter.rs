@@ -31,8 +31,8 @@ pub(crate) fn delta(window: &mut Window<'_>) -> Option<f64> {
 fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<f64> {
     let [first, .., last] = window.samples else { return None };
     let mut difference = last.value - first.value;
-    if counter && window.may_fall {
-        difference += reset_correction(window);
+    if counter {
+        difference = with_resets(window, difference);
     }
     let stretch = Stretch {
         start: window.start,
@@ -42,14 +42,7 @@ fn extrapolated(window: &Window<'_>, counter: bool, per_second: bool) -> Option<
         gaps: window.samples.len() - 1,
     };
     let from_zero = counter && difference > 0.0 && first.value >= 0.0;
-    let (stretched, sampled) = stretch.lengths(from_zero.then_some((first.value, difference)));
-    // One division in all: there are millions of windows.
-    let factor = if per_second {
-        let range = window.end.saturating_sub(window.start) as f64;
-        stretched * 1000.0 / (sampled * range)
-    } else {
-        stretched / sampled
-    };
+    let factor = stretch.factor(from_zero.then_some((first.value, difference)), per_second);
     Some(difference * factor)
 }
 
@@ -69,33 +62,38 @@ pub(crate) struct Stretch {
 }
 
 impl Stretch {
-    /// By how much the difference between the last and the first sample grows when it is stretched to the edges.
-    /// `counter`: the first value and the rise after it, if zero cannot be crossed.
-    pub(crate) fn factor(self, counter: Option<(f64, f64)>) -> f64 {
-        let (stretched, sampled) = self.lengths(counter);
-        stretched / sampled
-    }
-
-    /// The time stretched over and the time sampled, in milliseconds.
-    fn lengths(self, counter: Option<(f64, f64)>) -> (f64, f64) {
-        let sampled = self.last.saturating_sub(self.first) as f64;
-        let gaps = self.gaps as f64;
-        let far = sampled * EDGE_TOLERANCE;
-        let mut to_start = self.first.saturating_sub(self.start) as f64;
-        if to_start * gaps >= far {
-            to_start = sampled / gaps / 2.0;
-        }
+    /// By how much the difference between the last and the first sample grows when it is stretched to the edges, and
+    /// divided by the window's seconds if it is to be `per_second`. `counter`: the first value and the rise after it,
+    /// if zero cannot be crossed.
+    pub(crate) fn factor(self, counter: Option<(f64, f64)>, per_second: bool) -> f64 {
+        let (sampled, mut to_start, to_end) = self.edges();
         // Where the counter was zero if it always rose as fast as in between.
         if let Some((first, rise)) = counter
             && sampled * first < to_start * rise
         {
             to_start = sampled * (first / rise);
         }
-        let mut to_end = self.end.saturating_sub(self.last) as f64;
-        if to_end * gaps >= far {
-            to_end = sampled / gaps / 2.0;
+        let stretched = sampled + to_start + to_end;
+        if per_second {
+            let range = self.end.saturating_sub(self.start) as f64;
+            stretched * 1000.0 / (sampled * range)
+        } else {
+            stretched / sampled
         }
-        (sampled + to_start + to_end, sampled)
+    }
+
+    /// The time between the first and the last sample, and those to be stretched over before and after, all in
+    /// milliseconds.
+    pub(crate) fn edges(self) -> (f64, f64, f64) {
+        let sampled = self.last.saturating_sub(self.first) as f64;
+        let gaps = self.gaps as f64;
+        let far = sampled * EDGE_TOLERANCE;
+        let edge = |distance: i64| {
+            let distance = distance as f64;
+            if distance * gaps >= far { sampled / gaps / 2.0 } else { distance }
+        };
+        let to_start = edge(self.first.saturating_sub(self.start));
+        (sampled, to_start, edge(self.end.saturating_sub(self.last)))
     }
 
     /// The same where the counter is known to have been zero at `since`, between the window's start and the first
@@ -113,17 +111,11 @@ impl Stretch {
     }
 }
 
-/// What falls have taken from a counter: the value before each.
-fn reset_correction(window: &Window<'_>) -> f64 {
-    let mut correction = 0.0;
-    let mut previous = f64::NEG_INFINITY;
-    for value in window.values() {
-        if value < previous {
-            correction += previous;
-        }
-        previous = value;
-    }
-    correction
+/// A counter's rise: the difference, and what falls have taken from it, which is the value before each.
+fn with_resets(window: &Window<'_>, difference: f64) -> f64 {
+    let pairs = window.values().zip(window.values().skip(1));
+    let falls = pairs.filter(|(before, value)| value < before);
+    falls.fold(difference, |rise, (before, _)| rise + before)
 }
 
 /// `irate`: per-second rise between the last two samples; after a reset, the last value.

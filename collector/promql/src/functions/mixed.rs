@@ -57,7 +57,6 @@ impl<'a> MixedWindow<'a> {
     fn numbers(&mut self, function: WindowFunction) -> Option<Element> {
         let value = function(&mut Window {
             samples: self.samples,
-            may_fall: true,
             start: self.start,
             end: self.end,
             at: self.at,
@@ -253,7 +252,7 @@ fn counted_rise(window: &mut MixedWindow<'_>, per_second: bool) -> Option<Elemen
         return None;
     } else {
         let from_zero = rise > 0.0 && first.value >= 0.0;
-        stretch.factor(from_zero.then_some((first.value, rise)))
+        stretch.factor(from_zero.then_some((first.value, rise)), false)
     };
     if per_second {
         factor /= window.range_seconds();

@@ -71,7 +71,7 @@ pub(crate) fn extrapolated(
     } else {
         let (rise, before) = (result.as_ref()?.count(), first.histogram.count());
         let from_zero = counter && rise > 0.0 && before >= 0.0;
-        stretch.factor(from_zero.then_some((before, rise)))
+        stretch.factor(from_zero.then_some((before, rise)), false)
     };
     let factor = if per_second { factor / window.range_seconds() } else { factor };
     result.map(|result| result.times(factor))

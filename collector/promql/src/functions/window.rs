@@ -27,8 +27,6 @@ pub(crate) struct Window<'a> {
     /// The samples after `start` and not after `end`, in order of time, without staleness markers; never empty.
     /// For `anchored` and `smoothed` selectors also the neighbours outside.
     pub(crate) samples: &'a [Sample],
-    /// Whether a value may be below the one before it. If not, nothing has to be looked for.
-    pub(crate) may_fall: bool,
     /// The window's start in milliseconds, itself outside.
     pub(crate) start: i64,
     /// The window's end in milliseconds, itself inside.
@@ -68,7 +66,6 @@ pub(crate) fn run(
     let end = end * 1000;
     function(&mut Window {
         samples: &samples,
-        may_fall: true,
         start: 0,
         end,
         at: end,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Sample, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
 use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError};
 
@@ -43,13 +43,8 @@ impl Memory {
 struct Reader(Vec<Sample>);
 
 impl SampleReader for Reader {
-    fn read(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        out: &mut Vec<Sample>,
-    ) -> Result<(), SourceError> {
-        out.extend(self.0.iter().filter(|s| s.at >= from && s.at <= to));
+    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError> {
+        out.extend(self.0.iter().copied().filter(|s| s.at >= from && s.at <= to));
         Ok(())
     }
 }

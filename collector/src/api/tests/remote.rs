@@ -6,6 +6,7 @@ use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
+use tributary_model::label::Labels;
 use tributary_model::series::Metadata;
 use tributary_store::Accepted;
 

@@ -14,11 +14,6 @@ use crate::error::Error;
 type Samples = Vec<(i64, Arc<Histogram>)>;
 
 impl Block {
-    /// Whether there is any.
-    pub(crate) fn has_histograms(&self) -> bool {
-        self.directory.has_histograms()
-    }
-
     /// Appends a series' histograms between two times, both inclusive, chunk by chunk.
     pub(crate) fn read_histograms(
         &self,
@@ -44,7 +39,8 @@ impl Block {
         (from, to): (i64, i64),
         out: &mut Samples,
     ) -> Result<(), Error> {
-        let (clocks, number) = self.clocks(cache, chunk.clock)?;
+        let (section, number) = self.clock_section(chunk.clock)?;
+        let clocks = self.clocks(cache, section)?;
         let clock = clocks.at(number).map_err(self.damaged(offset))?;
         if clock.first > to || clock.last < from {
             return Ok(());

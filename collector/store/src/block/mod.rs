@@ -15,7 +15,7 @@ use crate::keys::window_start;
 
 pub(crate) use clocks::Clocks;
 pub(crate) use page::{MAX_CHUNK_SAMPLES, Page, Place};
-pub(crate) use read::{Block, Column, Cursor};
+pub(crate) use read::{Block, Column, Cursor, Recent};
 pub(crate) use write::{Writer, Written};
 
 /// A block of numbers.

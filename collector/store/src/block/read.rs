@@ -36,6 +36,14 @@ pub(crate) struct Block {
     pub(crate) directory: Directory,
 }
 
+/// What a reader used last of a block, with its offset: neighbours want the same.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    page: Option<(u64, Arc<Page>)>,
+    clocks: Option<(u64, Arc<Clocks>)>,
+    bits: Vec<u64>,
+}
+
 /// What a block says of itself.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -69,7 +77,7 @@ pub(super) struct PageRef {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Section {
+pub(super) struct Section {
     first: u32,
     offset: u64,
     length: u32,
@@ -114,22 +122,24 @@ impl Block {
     pub(crate) fn read(
         &self,
         cache: &Cache,
+        recent: &mut Recent,
         place: Place,
         (from, to): (i64, i64),
-        scratch: &mut Vec<u64>,
         visit: &mut dyn FnMut(&[i64], &[u64]),
     ) -> Result<(), Error> {
+        let Recent { page, clocks, bits } = recent;
         for reference in self.pages_of(Column::Numbers, place) {
-            let page = self.page(cache, reference)?;
+            let page = kept(page, reference.offset, || self.page(cache, reference))?;
             for chunk in page.of(place) {
-                let (clocks, number) = self.clocks(cache, chunk.clock)?;
+                let (section, number) = self.clock_section(chunk.clock)?;
+                let clocks = kept(clocks, section.offset, || self.clocks(cache, section))?;
                 let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
                 if clock.first > to || clock.last < from {
                     continue;
                 }
-                scratch.clear();
-                page.values(chunk, clock.count, scratch).map_err(self.damaged(reference.offset))?;
-                visit(clocks.times(clock).map_err(self.damaged(reference.offset))?, scratch);
+                bits.clear();
+                page.values(chunk, clock.count, bits).map_err(self.damaged(reference.offset))?;
+                visit(clocks.times(clock).map_err(self.damaged(reference.offset))?, bits);
             }
         }
         Ok(())
@@ -170,7 +180,8 @@ impl Block {
                     let why = Malformed("a series has no labels");
                     return Err(self.damaged(reference.offset)(why));
                 }
-                let (clocks, number) = self.clocks(&cache, chunk.clock)?;
+                let (section, number) = self.clock_section(chunk.clock)?;
+                let clocks = self.clocks(&cache, section)?;
                 let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
                 scratch.clear();
                 match column {
@@ -204,21 +215,24 @@ impl Block {
     }
 
     /// The section that has a clock, and the clock's place in it.
-    pub(super) fn clocks(&self, cache: &Cache, number: u32) -> Result<(Arc<Clocks>, u32), Error> {
+    pub(super) fn clock_section(&self, number: u32) -> Result<(&Section, u32), Error> {
         let sections = &self.directory.clocks;
         let behind = sections.partition_point(|section| section.first <= number);
         let section = behind.checked_sub(1).and_then(|place| sections.get(place));
         let section = section.ok_or_else(|| self.damaged(0)(Malformed("a chunk has no clock")))?;
-        let place = number - section.first;
+        Ok((section, number - section.first))
+    }
+
+    pub(super) fn clocks(&self, cache: &Cache, section: &Section) -> Result<Arc<Clocks>, Error> {
         let key = (self.shard, self.name.number, section.offset);
         if let Some(Item::Clocks(clocks)) = cache.find(&key) {
-            return Ok((clocks, place));
+            return Ok(clocks);
         }
         let raw = self.section(section.offset, section.length)?;
         let base = window_start(self.name.first);
         let clocks = Arc::new(Clocks::parse(base, raw).map_err(self.damaged(section.offset))?);
         cache.insert(key, Item::Clocks(Arc::clone(&clocks)), clocks.size());
-        Ok((clocks, place))
+        Ok(clocks)
     }
 
     fn section(&self, offset: u64, length: u32) -> Result<Vec<u8>, Error> {
@@ -227,8 +241,23 @@ impl Block {
     }
 
     pub(super) fn damaged(&self, offset: u64) -> impl FnOnce(Malformed) -> Error {
-        Error::damaged(format!("the block {} at byte {offset}", self.path.display()))
+        move |why| {
+            Error::damaged(format!("the block {} at byte {offset}", self.path.display()))(why)
+        }
     }
+}
+
+/// What is kept of an offset, or else what `find` finds, which is kept then.
+fn kept<T>(
+    slot: &mut Option<(u64, Arc<T>)>,
+    offset: u64,
+    find: impl FnOnce() -> Result<Arc<T>, Error>,
+) -> Result<&Arc<T>, Error> {
+    let found = match slot.take() {
+        Some((at, kept)) if at == offset => kept,
+        _ => find()?,
+    };
+    Ok(&slot.insert((offset, found)).1)
 }
 
 fn read_at(file: &File, path: &Path, offset: u64, length: u32) -> Result<Vec<u8>, Error> {
@@ -277,11 +306,6 @@ impl Directory {
 }
 
 impl Directory {
-    /// Whether it has native histograms.
-    pub(super) fn has_histograms(&self) -> bool {
-        !self.histograms.is_empty()
-    }
-
     fn column(&self, column: Column) -> &[PageRef] {
         match column {
             Column::Numbers => &self.pages,
@@ -323,7 +347,8 @@ impl Cursor {
         while self.place() == Some(place) {
             let Some((page, offset)) = &self.page else { break };
             if let Some(chunk) = page.chunks().get(self.next_chunk) {
-                let (clocks, number) = self.block.clocks(&self.cache, chunk.clock)?;
+                let (section, number) = self.block.clock_section(chunk.clock)?;
+                let clocks = self.block.clocks(&self.cache, section)?;
                 let clock = clocks.at(number).map_err(self.block.damaged(*offset))?;
                 self.scratch.clear();
                 page.values(chunk, clock.count, &mut self.scratch)

@@ -32,13 +32,14 @@ pub(crate) fn directory(damage: &mut dyn FnMut(Vec<u8>) -> Vec<u8>) {
     put_varint(&mut raw, 5);
     put_varint(&mut raw, 1);
     put_varint(&mut raw, 9);
-    put_varint(&mut raw, 3);
-    for (kind, about) in [(0, &[0, 0, 0, 1, 7, 0, 0, 0, 2, 3][..]), (1, &[0]), (2, &[3])] {
+    put_varint(&mut raw, 4);
+    let places = &[0, 0, 0, 1, 7, 0, 0, 0, 2, 3][..];
+    for (kind, about) in [(0, places), (3, places), (1, &[0]), (2, &[3])] {
         raw.push(kind);
         put_varint(&mut raw, 50);
         put_bytes(&mut raw, about);
     }
-    let end = HEADER_BYTES as u64 + 150;
+    let end = HEADER_BYTES as u64 + 200;
     assert!(Directory::decode(&raw, &name, end).is_ok());
     let _ = Directory::decode(&damage(raw), &name, end);
 }

@@ -50,9 +50,15 @@ fn write(folder: &Path, content: &[Series]) -> BlockName {
 
 fn read(block: &Block, place: Place, range: (i64, i64)) -> Result<Vec<(i64, u64)>, Error> {
     let mut out = Vec::new();
-    block.read(&Cache::new(1 << 20), place, range, &mut Vec::new(), &mut |times, bits| {
-        out.extend(times.iter().copied().zip(bits.iter().copied()));
-    })?;
+    block.read(
+        &Cache::new(1 << 20),
+        &mut Recent::default(),
+        place,
+        range,
+        &mut |times, bits| {
+            out.extend(times.iter().copied().zip(bits.iter().copied()));
+        },
+    )?;
     Ok(out)
 }
 

@@ -36,31 +36,10 @@ impl BitWriter {
 
     /// The bits, padded with zeros to whole bytes.
     pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.flush();
+        let tail = self.pending.to_be_bytes();
+        let length = usize::try_from((64 - self.free).div_ceil(8)).unwrap_or(8);
+        self.bytes.extend(tail.iter().take(length));
         self.bytes
-    }
-
-    /// A copy of the bits so far, padded as by `finish`.
-    pub(crate) fn snapshot(&self) -> Vec<u8> {
-        let mut copy = Vec::with_capacity(self.bytes.len() + 8);
-        copy.extend_from_slice(&self.bytes);
-        let tail = self.pending.to_be_bytes();
-        copy.extend(tail.iter().take(self.tail()));
-        copy
-    }
-
-    /// Bytes held in memory.
-    pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity()
-    }
-
-    fn flush(&mut self) {
-        let tail = self.pending.to_be_bytes();
-        self.bytes.extend(tail.iter().take(self.tail()));
-    }
-
-    fn tail(&self) -> usize {
-        usize::try_from((64 - self.free).div_ceil(8)).unwrap_or(8)
     }
 }
 
@@ -125,11 +104,6 @@ impl<'a> BitReader<'a> {
         self.bytes_read() <= self.bytes.len()
     }
 
-    /// The next bit.
-    pub(crate) fn bit(&mut self) -> Option<bool> {
-        self.read(1).map(|bit| bit == 1)
-    }
-
     /// Whole bytes that were begun.
     pub(crate) fn bytes_read(&self) -> usize {
         self.bit.div_ceil(8)
@@ -152,9 +126,7 @@ mod tests {
             for (value, count) in &parts {
                 writer.write(*value, *count);
             }
-            let snapshot = writer.snapshot();
             let bytes = writer.finish();
-            prop_assert_eq!(&snapshot, &bytes);
             let mut reader = BitReader::new(&bytes);
             for (value, count) in &parts {
                 prop_assert_eq!(reader.read(*count), Some(*value));

@@ -109,12 +109,11 @@ impl Rice {
     }
 
     fn learn(&mut self, value: u64) {
-        let value = value.min(1 << 56) << 4;
-        self.mean = if value > self.mean {
-            self.mean + ((value - self.mean) >> 3)
-        } else {
-            self.mean - ((self.mean - value) >> 3)
-        };
+        let value = (value.min(1 << 56) << 4).cast_signed();
+        let apart = value - self.mean.cast_signed();
+        // An eighth of it, towards zero, without asking for the sign: nobody could guess that.
+        let eighth = (apart + ((apart >> 63) & 7)) >> 3;
+        self.mean = self.mean.wrapping_add_signed(eighth);
     }
 
     /// Bits of the next code, which is learnt from.
@@ -192,9 +191,12 @@ fn read_rice(
     visit: &mut impl FnMut(i64),
 ) -> Option<()> {
     let mut rice = Rice::new(start(bits)?);
+    // A reader of its own stays in registers.
+    let mut own = bits.clone();
     for _ in 0..count {
-        visit(centre.wrapping_add(unzigzag(rice.read(bits)?)));
+        visit(centre.wrapping_add(unzigzag(rice.read(&mut own)?)));
     }
+    *bits = own;
     Some(())
 }
 

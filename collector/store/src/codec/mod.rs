@@ -3,7 +3,7 @@
 pub(crate) mod bits;
 pub(crate) mod clock;
 pub(crate) mod fields;
+pub(crate) mod growing;
 pub(crate) mod histograms;
 pub(crate) mod integers;
 pub(crate) mod values;
-pub(crate) mod xor;

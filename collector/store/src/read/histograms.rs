@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tributary_model::histogram::{Histogram, HistogramSample};
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Timestamp};
 
 use super::SelectedSeries;
 use crate::error::Error;
 use crate::flush::in_order;
-use crate::keys::window;
 
 impl SelectedSeries {
     /// Appends the native histograms between two times, as [`SelectedSeries::read`] does with numbers. What they say of
@@ -21,7 +20,7 @@ impl SelectedSeries {
         out: &mut Vec<HistogramSample>,
     ) -> Result<(), Error> {
         let found = self.stored_histograms(from.as_millis(), to.as_millis())?;
-        let mut numbers = Vec::new();
+        let mut numbers = Numbers::default();
         if found.len() > 1 {
             // A number between two histograms parts them.
             self.read(from, to, &mut numbers)?;
@@ -30,7 +29,7 @@ impl SelectedSeries {
         for sample in &found {
             let (at, histogram) = sample;
             let previous = before.filter(|(time, previous)| {
-                !previous.is_stale() && !any_between(&numbers, *time, *at)
+                !previous.is_stale() && !any_between(&numbers.times, *time, *at)
             });
             let hint = histogram.hint_after(previous.map(|(_, previous)| &**previous));
             let histogram = if hint == histogram.hint() {
@@ -51,17 +50,9 @@ impl SelectedSeries {
         let pieces = loop {
             let generation = core.generation.load(Ordering::Acquire);
             out.clear();
-            for name in self.plan.blocks(self.shard.id, generation).iter() {
-                if !name.overlaps(window(from), window(to)) {
-                    continue;
-                }
-                let Some(block) = core.blocks.block(self.shard.id, name)? else { continue };
-                if block.has_histograms() {
-                    let cache = &core.blocks.cache;
-                    let read = block.read_histograms(cache, self.place, (from, to), &mut out);
-                    read.map_err(|e| core.blocks.count(e))?;
-                }
-            }
+            self.blocks(generation, (from, to), &mut |block, _| {
+                block.read_histograms(&core.blocks.cache, self.place, (from, to), &mut out)
+            })?;
             let pieces = self.shard.head().histograms(self.place.series, from, to);
             if core.generation.load(Ordering::Acquire) == generation {
                 break pieces;
@@ -83,7 +74,7 @@ impl SelectedSeries {
 }
 
 /// Whether a sample lies between two times.
-fn any_between(samples: &[Sample], from: i64, to: i64) -> bool {
-    let at = samples.partition_point(|sample| sample.at.as_millis() <= from);
-    samples.get(at).is_some_and(|sample| sample.at.as_millis() < to)
+fn any_between(times: &[i64], from: i64, to: i64) -> bool {
+    let at = times.partition_point(|at| *at <= from);
+    times.get(at).is_some_and(|at| *at < to)
 }

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use tributary_model::histogram::Histogram;
 use tributary_model::label::Labels;
 
 use crate::batch::StreamKey;
@@ -12,11 +13,12 @@ use crate::block::testing::{clocks, directory, page};
 use crate::block::{Clocks, MAX_CHUNK_SAMPLES, Page};
 use crate::catalogue::{decode_block, encode_series};
 use crate::codec::fields::Fields;
-use crate::codec::{clock, integers, values, xor};
+use crate::codec::{clock, growing, histograms, integers, values};
 use crate::flush::Stored;
 use crate::ledger::{Gap, Stream, stream_key};
 use crate::record::{self, BatchHead};
 use crate::sealed::{compressor, seal, unseal};
+use crate::tests::world::histogram;
 
 struct Random(u64);
 
@@ -141,6 +143,7 @@ fn round(random: &mut Random) {
             }
         }
     }
+    histogram_chunks(random);
     directory(&mut |bytes| random.damage(bytes));
     catalogue(random);
     records(random);
@@ -176,10 +179,30 @@ fn chunks(random: &mut Random) {
     let _ = integers::decode(&mut Fields(&random.damage(bytes)), 200, |n| back.push(n));
     assert!(back.len() <= 200);
 
-    let mut appender = xor::Appender::default();
+    let mut appender = growing::Appender::default();
     times.iter().zip(&bits).for_each(|(at, value)| appender.push(*at, *value));
     let bytes = random.damage(appender.finish());
-    let _ = xor::decode(&bytes, 1000, |_| true);
+    let _ = growing::decode(&bytes, 1000, |_, _| true);
+}
+
+fn histogram_chunks(random: &mut Random) {
+    let all: Vec<_> = (0..=random.below(20)).map(|_| histogram(random.byte())).collect();
+    let mut bytes = Vec::new();
+    let mut before: Option<&Histogram> = None;
+    for histogram in &all {
+        histograms::append(&mut bytes, before, histogram);
+        before = Some(histogram);
+    }
+    let read = |bytes: &[u8], count: usize| {
+        let mut back = Vec::new();
+        let read = histograms::decode(bytes, count, |histogram| {
+            back.push(histogram);
+            true
+        });
+        read.map(|()| back)
+    };
+    assert_eq!(read(&bytes, all.len()).as_ref(), Ok(&all));
+    let _ = read(&random.damage(bytes), all.len());
 }
 
 fn catalogue(random: &mut Random) {

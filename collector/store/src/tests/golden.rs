@@ -1,12 +1,14 @@
 //! Folders written by earlier programs, whole and damaged.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tributary_model::histogram::Histogram;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{STALE_NAN_BITS, Timestamp};
+use tributary_model::sample::{Numbers, STALE_NAN_BITS, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
 
-use super::world::{Frame, HOUR, MINUTE, T0, World, frame, stream};
+use super::world::{Frame, HOUR, MINUTE, T0, World, frame, histogram, stream};
 use crate::Gap;
 use crate::batch::GapEntry;
 use crate::kv::memory::Memory;
@@ -59,6 +61,51 @@ fn script() -> World {
     world
 }
 
+/// Native histograms in blocks, late ones, some in the journal only, and a series that has both.
+fn histograms_script() -> World {
+    let mut world = script();
+    let next = |seq: u64, now: i64, histograms: Vec<(u32, i64, Arc<Histogram>)>| Frame {
+        received_at: now,
+        histograms,
+        starts_segment: seq.is_multiple_of(3),
+        ..frame(seq, &[])
+    };
+    let mut seq = 103;
+    let mut send = |world: &mut World, now: i64, histograms: &[(u32, i64, u8)]| {
+        seq += 1;
+        let histograms = histograms.iter().map(|(s, at, kind)| (*s, *at, histogram(*kind)));
+        world.send(&next(seq, now, histograms.collect())).unwrap();
+    };
+    for i in 0..30i64 {
+        let now = T0 + 200 * MINUTE + i * MINUTE;
+        let kind = u8::try_from(i / 3).unwrap();
+        send(&mut world, now, &[(4, now, kind), (5, now + i % 5, 7), (0, now, kind)]);
+    }
+    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+    send(&mut world, T0 + 230 * MINUTE, &[(4, T0 + 200 * MINUTE + 30_000, 3)]);
+    world.store().flush_head_before(Timestamp::from_millis(T0 + 4 * HOUR)).unwrap();
+    send(&mut world, T0 + 5 * HOUR, &[(4, T0 + 5 * HOUR, 2)]);
+    world
+}
+
+fn check_histograms(world: &World) {
+    let cluster = "eu-1".parse().unwrap();
+    let series_4 = world.histograms(&cluster, 4);
+    let times: Vec<i64> = series_4.iter().map(|s| s.at.as_millis()).collect();
+    assert_eq!(times.len(), 32);
+    assert_eq!(times[..2], [T0 + 200 * MINUTE, T0 + 200 * MINUTE + 30_000]);
+    for (place, kind) in [(0, 0), (1, 3), (2, 0), (30, 9), (31, 2)] {
+        assert!(series_4[place].histogram.has_data_of(&histogram(kind)), "{place}");
+    }
+    let hints: Vec<_> = series_4[2..7].iter().map(|s| s.histogram.hint()).collect();
+    use tributary_model::histogram::ResetHint::{NotReset, Unknown};
+    assert_eq!(hints, [Unknown, NotReset, NotReset, NotReset, NotReset]);
+    assert_eq!(world.histograms(&cluster, 5).len(), 30);
+    assert_eq!(world.histograms(&cluster, 0).len(), 30);
+    assert_eq!(world.values(0).len(), 102);
+    assert_eq!(world.store().streams()[0].stored, 304 + 92);
+}
+
 fn check(world: &World) {
     let series_0 = world.values(0);
     assert_eq!(series_0.len(), 102);
@@ -109,6 +156,34 @@ fn write_folders() {
 }
 
 #[test]
+fn folders_with_histograms_are_read() {
+    if std::env::var_os("TRIBUTARY_WRITE_GOLDEN").is_some() {
+        let world = histograms_script();
+        check_histograms(&world);
+        world.save(&folder("v3"));
+    }
+    let mut world = World::stored(&folder("v3"));
+    assert!(world.report.is_clean(), "{:?}", world.report);
+    check_histograms(&world);
+    world.store().flush_head_before(Timestamp::from_millis(T0 + 8 * HOUR)).unwrap();
+    for _ in 0..2 {
+        world.reopen();
+        assert!(world.report.is_clean(), "{:?}", world.report);
+        check_histograms(&world);
+        let verified = world.store().verify(&mut |_, _| {}).unwrap();
+        assert_eq!((verified.damaged, verified.samples), (vec![], 304 + 92));
+        world.store().compact(Timestamp::from_millis(T0 + 8 * HOUR)).unwrap();
+    }
+    let copy = world.options.path.join("copy");
+    world.store().snapshot(&copy).unwrap();
+    world.options.path = copy;
+    world.kv = None;
+    world.reopen();
+    assert!(world.report.is_clean(), "{:?}", world.report);
+    check_histograms(&world);
+}
+
+#[test]
 fn folders_of_every_version_are_read() {
     if std::env::var_os("TRIBUTARY_WRITE_GOLDEN").is_some() {
         write_folders();
@@ -134,7 +209,7 @@ fn a_damaged_block_costs_only_its_page() {
     assert!(world.report.is_clean(), "{:?}", world.report);
     let any = [Matcher::equal("number", "1")];
     let found = world.store().select(&any, Timestamp::MIN, Timestamp::MAX).unwrap();
-    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Vec::new());
+    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Numbers::default());
     let why = refused.unwrap_err().to_string();
     assert!(why.contains(".block at byte 40 is damaged: it does not match its checksum"), "{why}");
     assert_eq!(world.store().stats().damaged_sections, 1);

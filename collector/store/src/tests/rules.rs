@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tributary_model::matcher::{MatchOp, Matcher};
-use tributary_model::sample::{STALE_NAN_BITS, Timestamp};
+use tributary_model::sample::{Numbers, STALE_NAN_BITS, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
 
 use super::world::{DAY, Frame, HOUR, MINUTE, T0, World, frame, labels, stream};
@@ -174,9 +174,9 @@ fn reads_only_the_range_and_the_series_alive_in_it() {
         let any = [Matcher::equal("cluster", "eu-1")];
         let found = world.store().select(&any, from, to).unwrap();
         assert_eq!(found.len(), 1);
-        let mut out = Vec::new();
+        let mut out = Numbers::default();
         found[0].read(from, to, &mut out).unwrap();
-        assert_eq!(out.iter().map(|s| s.value).collect::<Vec<_>>(), [5.0, 6.0, 7.0]);
+        assert_eq!(out.values, [5.0, 6.0, 7.0]);
         let store = world.store();
         assert_eq!(store.series(&any, from, to), [labels(&"eu-1".parse().unwrap(), 1)]);
         assert_eq!(store.label_values("number", &any, from, to), ["1"]);
@@ -666,12 +666,12 @@ fn readers_see_every_acknowledged_sample_while_everything_moves() {
             let any = [Matcher::equal("number", "1")];
             while !stop.load(std::sync::atomic::Ordering::Acquire) {
                 let expected = acknowledged.load(std::sync::atomic::Ordering::Acquire);
-                let mut out = Vec::new();
+                let mut out = Numbers::default();
                 for series in store.select(&any, Timestamp::MIN, Timestamp::MAX).unwrap() {
                     series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
                 }
                 assert!(i64::try_from(out.len()).unwrap() > expected, "{} {expected}", out.len());
-                let steps = out.iter().zip(0..).all(|(s, i)| s.at == at(T0 + i * 10 * MINUTE));
+                let steps = out.times.iter().zip(0..).all(|(t, i)| *t == T0 + i * 10 * MINUTE);
                 assert!(steps);
             }
         };

@@ -11,7 +11,7 @@ use tributary_model::histogram::{
 };
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::sample::{Numbers, Sample, Timestamp};
 
 use crate::batch::{Accepted, Batch, GapEntry, SeriesId, StreamKey};
 use crate::codec::fields::{Fields, put_bytes, put_signed, put_varint};
@@ -330,7 +330,7 @@ impl World {
 
     /// The samples of one series, with their bits.
     pub(crate) fn read(&self, cluster: &ClusterName, series: u32) -> Vec<(i64, u64)> {
-        let mut out = Vec::new();
+        let mut out = Numbers::default();
         for series in self.select(cluster, series) {
             series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
         }

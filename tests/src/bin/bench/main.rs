@@ -138,7 +138,10 @@ async fn run(arguments: &Arguments, plan: &Plan) -> anyhow::Result<()> {
 async fn measure(arguments: &Arguments, plan: &Plan) -> anyhow::Result<Report> {
     let own = std::env::current_exe().context("finding our own binaries")?;
     let folder = own.parent().map(PathBuf::from);
-    use_binaries(arguments.bin_dir.clone().or(folder).context("no folder of binaries")?);
+    let folder = arguments.bin_dir.clone().or(folder).context("no folder of binaries")?;
+    // They are started in folders of their own.
+    let absolute = folder.canonicalize();
+    use_binaries(absolute.with_context(|| format!("no folder of binaries: {}", folder.display()))?);
     say(&format!(
         "{} clusters × {} series, {} scrapes: {} samples",
         plan.clusters,
