@@ -22,7 +22,8 @@ use crate::ingest::replay::Replayer;
 pub enum StorageAction {
     /// Print every sample, one a line: milliseconds, the value's 64 bits in hexadecimal, the labels as JSON.
     ///
-    /// Staleness markers are shown like every other value: 7ff0000000000002.
+    /// Staleness markers are shown like every other value: 7ff0000000000002. Of a native histogram, there is an h and its
+    /// bytes in place of the value.
     Dump {
         #[command(flatten)]
         place: Place,
@@ -287,13 +288,21 @@ fn dump(store: &Store, selector: Option<&Selector>, out: &mut impl Write) -> any
     let everything = [Matcher::new(METRIC_NAME, MatchOp::NotEqual, "\0")?];
     let matchers = selector.map_or(everything.as_slice(), Selector::matchers);
     let (from, to) = (Timestamp::MIN, Timestamp::MAX);
-    let mut samples = Numbers::default();
+    let (mut samples, mut histograms) = (Numbers::default(), Vec::new());
     for series in store.select(matchers, from, to)? {
         samples.clear();
         series.read(from, to, &mut samples)?;
         let labels = labels_json(&series.labels);
         for sample in samples.iter() {
             writeln!(out, "{} {:016x} {labels}", sample.at, sample.value.to_bits())?;
+        }
+        histograms.clear();
+        series.read_histograms(from, to, &mut histograms)?;
+        for sample in &histograms {
+            let mut bytes = Vec::new();
+            sample.histogram.encode(None, &mut bytes);
+            let bytes: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(out, "{} h{bytes} {labels}", sample.at)?;
         }
     }
     Ok(())

@@ -12,6 +12,11 @@ use crate::prometheus::{self, BucketSpan, histogram};
 /// Most spans of one side as they arrive; they may be empty or touch.
 const MAX_SPANS: usize = MAX_BUCKETS;
 
+/// Most bytes of all histograms of one message, each of which can become eight in memory. Further ones are refused.
+pub const MAX_HISTOGRAM_BYTES: usize = 8 << 20;
+/// What each counts for beside its bytes.
+const BYTES_OF_EACH: usize = 32;
+
 /// Why a histogram is not taken. Whatever else is in the request can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
@@ -29,6 +34,8 @@ pub enum Refused {
     ZeroThreshold,
     /// A count is negative.
     Negative,
+    /// Those of one message together have more than [`MAX_HISTOGRAM_BYTES`].
+    Message,
 }
 
 impl Refused {
@@ -42,7 +49,29 @@ impl Refused {
             Self::Bounds => "a native histogram has custom bounds that are not valid",
             Self::ZeroThreshold => "a native histogram has a zero threshold that is not valid",
             Self::Negative => "a native histogram has a negative count",
+            Self::Message => "the native histograms of one message have too many buckets",
         }
+    }
+}
+
+/// Reads the histograms of one message, within a bound for all of them.
+#[derive(Debug)]
+pub struct HistogramReader {
+    left: usize,
+}
+
+impl Default for HistogramReader {
+    fn default() -> Self {
+        Self { left: MAX_HISTOGRAM_BYTES }
+    }
+}
+
+impl HistogramReader {
+    /// Reads the next one, as [`read_histogram`] does.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<HistogramSample, Refused> {
+        // Each count takes at least a byte.
+        self.left = self.left.checked_sub(BYTES_OF_EACH + bytes.len()).ok_or(Refused::Message)?;
+        read_histogram(bytes)
     }
 }
 
@@ -252,6 +281,17 @@ mod tests {
         };
         assert_eq!(with(&wide), Refused::TooMany);
         assert_eq!(read_histogram(&[0xff]), Err(Refused::Malformed));
+    }
+
+    #[test]
+    fn a_message_has_a_bound() {
+        let mut reader = HistogramReader::default();
+        let mut taken = 0;
+        while reader.read(&[]).is_ok() {
+            taken += 1;
+        }
+        assert_eq!(taken, MAX_HISTOGRAM_BYTES / BYTES_OF_EACH);
+        assert_eq!(reader.read(&[]), Err(Refused::Message));
     }
 
     proptest! {

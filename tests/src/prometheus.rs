@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use prost::Message as _;
-use tributary_proto::prometheus::{Label, Sample, TimeSeries, WriteRequest};
+use tributary_proto::prometheus::{Histogram, Label, Sample, TimeSeries, WriteRequest};
 
 use crate::http::{Answer, send};
 
@@ -14,15 +14,34 @@ pub type Series<'a> = (&'a [(&'a str, &'a str)], Vec<(i64, f64)>);
 
 /// The body of a remote-write 1.0 request.
 pub fn body(series: &[Series<'_>]) -> Vec<u8> {
-    let timeseries = series.iter().map(|(labels, samples)| {
-        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        let mut labels: Vec<Label> =
-            labels.iter().map(|(n, v)| Label { name: bytes(n), value: bytes(v) }).collect();
-        labels.sort_by(|a, b| a.name.cmp(&b.name));
+    packed(series.iter().map(|(pairs, samples)| {
         let samples =
             samples.iter().map(|&(timestamp, value)| Sample { value, timestamp }).collect();
-        TimeSeries { labels, samples, ..TimeSeries::default() }
-    });
+        TimeSeries { labels: labels(pairs), samples, ..TimeSeries::default() }
+    }))
+}
+
+/// One series of a request: labels and native histograms.
+pub type HistogramSeries<'a> = (&'a [(&'a str, &'a str)], Vec<Histogram>);
+
+/// The body of a remote-write 1.0 request with native histograms.
+pub fn histograms_body(series: &[HistogramSeries<'_>]) -> Vec<u8> {
+    packed(series.iter().map(|(pairs, histograms)| TimeSeries {
+        labels: labels(pairs),
+        histograms: histograms.clone(),
+        ..TimeSeries::default()
+    }))
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Vec<Label> {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let mut labels: Vec<Label> =
+        pairs.iter().map(|(n, v)| Label { name: bytes(n), value: bytes(v) }).collect();
+    labels.sort_by(|a, b| a.name.cmp(&b.name));
+    labels
+}
+
+fn packed(timeseries: impl Iterator<Item = TimeSeries>) -> Vec<u8> {
     let request = WriteRequest { timeseries: timeseries.collect(), ..WriteRequest::default() };
     snap::raw::Encoder::new().compress_vec(&request.encode_to_vec()).unwrap()
 }
@@ -41,7 +60,11 @@ pub async fn write(url: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
 
 /// Sends as Prometheus does: again after a broken connection or a 5xx, until it is taken. A 4xx is an error of the story.
 pub async fn deliver(url: &str, series: &[Series<'_>]) {
-    let body = body(series);
+    deliver_body(url, body(series)).await;
+}
+
+/// The same with a body that is made already.
+pub async fn deliver_body(url: &str, body: Vec<u8>) {
     crate::eventually("remote write is taken", async || match write(url, body.clone()).await {
         Ok(answer) if answer.status.is_success() => Some(()),
         Ok(answer) if answer.status.is_client_error() => {

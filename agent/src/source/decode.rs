@@ -4,7 +4,7 @@ use tributary_model::histogram::HistogramSample;
 use tributary_model::label::{Label, Labels, METRIC_NAME};
 use tributary_model::sample::Sample;
 use tributary_model::series::{Metadata, MetricType};
-use tributary_proto::remote::read_histogram;
+use tributary_proto::remote::HistogramReader;
 
 use super::intern::{Cache, Series, Texts};
 use crate::allow::rules::Rules;
@@ -27,6 +27,8 @@ pub(crate) struct Decoded {
     pub(crate) metadata: Vec<Metadata>,
     /// Samples of series that no rule lists.
     pub(crate) unlisted: u64,
+    /// How many of these are native histograms.
+    pub(crate) unlisted_histograms: u64,
     /// Samples of series with labels that are not valid.
     pub(crate) invalid: u64,
     /// Native histograms that are not valid.
@@ -37,19 +39,64 @@ pub(crate) struct Decoded {
     pub(crate) exemplars: u64,
     /// Metadata entries that are not valid.
     pub(crate) invalid_metadata: u64,
+    reader: HistogramReader,
+}
+
+impl Decoded {
+    /// Samples that were taken or are not wanted, of numbers and of native histograms.
+    pub(crate) fn written(&self) -> Written {
+        let histograms = self.histograms.len() as u64 + self.unlisted_histograms;
+        let samples = self.samples.len() as u64 + self.unlisted - self.unlisted_histograms;
+        Written { samples, histograms }
+    }
+
+    /// Takes what a listed series has in its fields.
+    pub(super) fn take(
+        &mut self,
+        labels: &Labels,
+        fields: &[u8],
+        histogram_field: u64,
+    ) -> Result<(), Malformed> {
+        let mut rest = fields;
+        while let Some(field) = field(&mut rest)? {
+            match field {
+                (2, Value::Bytes(bytes)) => self.samples.push((labels.clone(), sample(bytes)?)),
+                (number, Value::Bytes(bytes)) if number == histogram_field => {
+                    match self.reader.read(bytes) {
+                        Ok(sample) => self.histograms.push((labels.clone(), sample)),
+                        Err(refused) => {
+                            self.invalid_histograms += 1;
+                            self.reason.get_or_insert(refused.as_str());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many samples of a message were taken, those left out on purpose included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Numbers.
+    pub(crate) samples: u64,
+    /// Native histograms.
+    pub(crate) histograms: u64,
 }
 
 /// The bytes are not a remote-write message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the body is not a remote-write 1.0 message: {0}")]
-pub(crate) struct Malformed(&'static str);
+#[error("the body is not a remote-write message: {0}")]
+pub(crate) struct Malformed(pub(super) &'static str);
 
 /// What decoding remembers from message to message.
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) cache: Cache,
-    texts: Texts,
-    scratch: Vec<u8>,
+    pub(super) texts: Texts,
+    pub(super) scratch: Vec<u8>,
 }
 
 impl Memory {
@@ -84,7 +131,7 @@ impl Memory {
         // Where all label fields are, with their tags, if they are in one piece, as every sender writes them.
         let mut place = 0..0;
         let mut scattered = false;
-        let mut samples = 0u64;
+        let (mut samples, mut histograms) = (0u64, 0u64);
         // What begins with the first sample: as a rule, all samples and nothing else.
         let mut behind: &[u8] = &[];
         let mut rest = message;
@@ -98,9 +145,10 @@ impl Memory {
                     place.start = if place.is_empty() { start } else { place.start };
                     place.end = message.len() - rest.len();
                 }
-                (2 | 4, Value::Bytes(_)) => {
+                (number @ (2 | 4), Value::Bytes(_)) => {
                     behind = if samples == 0 { before } else { behind };
                     samples += 1;
+                    histograms += u64::from(number == 4);
                 }
                 (3, _) => decoded.exemplars += 1,
                 _ => {}
@@ -112,39 +160,36 @@ impl Memory {
         } else {
             message.get(place).unwrap_or(message)
         };
-        let texts = &mut self.texts;
-        let series = self.cache.look(raw, || match labels(raw, texts) {
-            Err(reason) => Series::Invalid(reason),
-            Ok(labels) if rules.decide(&labels).is_some() => Series::Listed(labels),
-            Ok(_) => Series::Unlisted,
-        });
-        match series {
-            Series::Unlisted => decoded.unlisted += samples,
+        match look(&mut self.cache, &mut self.texts, raw, rules) {
+            Series::Unlisted => {
+                decoded.unlisted += samples;
+                decoded.unlisted_histograms += histograms;
+            }
             Series::Invalid(reason) => {
                 decoded.invalid += samples;
                 decoded.reason.get_or_insert(reason);
             }
             Series::Listed(labels) => {
-                let mut rest = behind;
-                while let Some(field) = field(&mut rest)? {
-                    match field {
-                        (2, Value::Bytes(bytes)) => {
-                            decoded.samples.push((labels.clone(), sample(bytes)?));
-                        }
-                        (4, Value::Bytes(bytes)) => match read_histogram(bytes) {
-                            Ok(sample) => decoded.histograms.push((labels.clone(), sample)),
-                            Err(refused) => {
-                                decoded.invalid_histograms += 1;
-                                decoded.reason.get_or_insert(refused.as_str());
-                            }
-                        },
-                        _ => {}
-                    }
-                }
+                let labels = labels.clone();
+                decoded.take(&labels, behind, 4)?;
             }
         }
         Ok(())
     }
+}
+
+/// What is known, or found out now, of the series that is written as `raw`.
+pub(super) fn look<'a>(
+    cache: &'a mut Cache,
+    texts: &mut Texts,
+    raw: &[u8],
+    rules: &Rules,
+) -> &'a Series {
+    cache.look(raw, || match labels(raw, texts) {
+        Err(reason) => Series::Invalid(reason),
+        Ok(labels) if rules.decide(&labels).is_some() => Series::Listed(labels),
+        Ok(_) => Series::Unlisted,
+    })
 }
 
 /// Copies the label fields of a series together.
@@ -236,7 +281,7 @@ fn metadata(bytes: &[u8]) -> Result<Option<Metadata>, Malformed> {
     Ok(Some(metadata).filter(|metadata| valid && !metadata.metric.is_empty()))
 }
 
-fn kind(n: u64) -> MetricType {
+pub(super) fn kind(n: u64) -> MetricType {
     match n {
         1 => MetricType::Counter,
         2 => MetricType::Gauge,
@@ -251,7 +296,7 @@ fn kind(n: u64) -> MetricType {
 
 /// A field's value, by its wire type.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -260,7 +305,7 @@ enum Value<'a> {
 
 /// The next field and its number; `None` at the end.
 #[inline]
-fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malformed> {
+pub(super) fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malformed> {
     if rest.is_empty() {
         return Ok(None);
     }
@@ -294,7 +339,7 @@ fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malformed>
 const CUT: Malformed = Malformed("it ends in the middle of a field");
 
 #[inline]
-fn varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
+pub(super) fn varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
     let mut n = 0u64;
     for shift in (0..64).step_by(7) {
         let (byte, after) = rest.split_first().ok_or(CUT)?;

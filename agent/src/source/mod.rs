@@ -1,6 +1,7 @@
 //! Sources: where samples enter the agent, and the one shape they enter in.
 
 mod decode;
+mod decode_v2;
 pub(crate) mod federate;
 pub(crate) mod http;
 mod intern;

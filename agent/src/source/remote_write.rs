@@ -10,14 +10,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::decode::{Decoded, Malformed, Memory};
+use super::decode::{Decoded, Malformed, Memory, Written};
 use super::metrics::{Ignored, Name};
 use super::{Arrival, Sender, SourceMetrics};
 use crate::allow::Screen;
@@ -36,6 +36,20 @@ const PIPELINE_TIME: Duration = Duration::from_secs(20);
 const LARGE: usize = 512 << 10;
 /// What `Retry-After` says, in seconds.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// What was taken of a request: numbers, native histograms, exemplars.
+const WRITTEN: [HeaderName; 3] = [
+    HeaderName::from_static("x-prometheus-remote-write-samples-written"),
+    HeaderName::from_static("x-prometheus-remote-write-histograms-written"),
+    HeaderName::from_static("x-prometheus-remote-write-exemplars-written"),
+];
+
+/// The versions of remote write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
 
 /// The receiver's parts.
 #[derive(Debug)]
@@ -57,9 +71,14 @@ pub(crate) fn router(sender: Sender, screen: Screen, metrics: SourceMetrics) -> 
 }
 
 async fn write(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body: Body) -> Response {
-    let answer = receiver.clone().take(&headers, body).await;
-    let response =
+    let mut written = Written::default();
+    let answer = receiver.clone().take(&headers, body, &mut written).await;
+    let mut response =
         answer.map_or_else(Fault::into_response, |()| StatusCode::NO_CONTENT.into_response());
+    // Senders of version 2.0 want to know; others pass over it.
+    for (name, count) in WRITTEN.into_iter().zip([written.samples, written.histograms, 0]) {
+        response.headers_mut().insert(name, HeaderValue::from(count));
+    }
     receiver.metrics.answered(response.status().as_u16());
     response
 }
@@ -67,11 +86,6 @@ async fn write(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body: 
 /// Why a request is not answered 204.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
-    #[error(
-        "remote write 2.0 is not supported: set protobuf_message: prometheus.WriteRequest (messageVersion V1.0) in \
-         remote_write"
-    )]
-    Version2,
     #[error("the content type must be application/x-protobuf")]
     ContentType,
     #[error("the content encoding must be snappy")]
@@ -95,9 +109,7 @@ enum Fault {
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let status = match &self {
-            Self::Version2 | Self::ContentType | Self::ContentEncoding => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
+            Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLong | Self::TooLongInside => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Receive(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Snappy(_) | Self::Malformed(_) | Self::Invalid { .. } => StatusCode::BAD_REQUEST,
@@ -112,8 +124,14 @@ impl IntoResponse for Fault {
 }
 
 impl Receiver {
-    async fn take(self: Arc<Self>, headers: &HeaderMap, body: Body) -> Result<(), Fault> {
-        check_headers(headers)?;
+    /// Takes a request, and says how much of it was taken.
+    async fn take(
+        self: Arc<Self>,
+        headers: &HeaderMap,
+        body: Body,
+        written: &mut Written,
+    ) -> Result<(), Fault> {
+        let version = check_headers(headers)?;
         let body = receive(body).await?;
         let length = snap::raw::decompress_len(&body)?;
         if length > MAX_MESSAGE_BYTES {
@@ -123,15 +141,17 @@ impl Receiver {
         let received = body.len();
         let decoded = if length > LARGE {
             let receiver = self.clone();
-            tokio::task::spawn_blocking(move || receiver.decode(&body))
+            tokio::task::spawn_blocking(move || receiver.decode(&body, version))
                 .await
                 .map_err(|e| Fault::Later(e.to_string()))??
         } else {
-            self.decode(&body)?
+            self.decode(&body, version)?
         };
         self.count(&decoded, received);
         let (invalid, reason) = (decoded.invalid + decoded.invalid_histograms, decoded.reason);
+        let taken = decoded.written();
         self.pass_on(decoded).await?;
+        *written = taken;
         drop(room);
         match reason {
             Some(reason) => Err(Fault::Invalid { samples: invalid, reason }),
@@ -151,12 +171,15 @@ impl Receiver {
         }
     }
 
-    fn decode(&self, body: &[u8]) -> Result<Decoded, Fault> {
+    fn decode(&self, body: &[u8], version: Version) -> Result<Decoded, Fault> {
         let message = snap::raw::Decoder::new().decompress_vec(body)?;
         let view = self.screen.view();
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.cache.follow(view.generation);
-        Ok(memory.decode(&message, &view.rules)?)
+        Ok(match version {
+            Version::V1 => memory.decode(&message, &view.rules)?,
+            Version::V2 => memory.decode_v2(&message, &view.rules)?,
+        })
     }
 
     fn count(&self, decoded: &Decoded, bytes: usize) {
@@ -209,8 +232,9 @@ impl Receiver {
     }
 }
 
-/// Media type and encoding; both may be missing, as old senders leave them out.
-fn check_headers(headers: &HeaderMap) -> Result<(), Fault> {
+/// The version, by the media type. That and the encoding may be missing, as old senders leave them out.
+fn check_headers(headers: &HeaderMap) -> Result<Version, Fault> {
+    let mut version = Version::V1;
     if let Some(value) = headers.get(CONTENT_TYPE) {
         let text = value.to_str().map_err(|_| Fault::ContentType)?.to_ascii_lowercase();
         let mut parts = text.split(';').map(str::trim);
@@ -219,7 +243,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Fault> {
         }
         match parts.find_map(|part| part.strip_prefix("proto=")) {
             None | Some("prometheus.writerequest") => {}
-            Some("io.prometheus.write.v2.request") => return Err(Fault::Version2),
+            Some("io.prometheus.write.v2.request") => version = Version::V2,
             Some(_) => return Err(Fault::ContentType),
         }
     }
@@ -227,7 +251,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Fault> {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"snappy") => {
             Err(Fault::ContentEncoding)
         }
-        _ => Ok(()),
+        _ => Ok(version),
     }
 }
 

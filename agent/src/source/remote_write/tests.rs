@@ -4,8 +4,8 @@ use axum::http::Request;
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
-use super::super::Refusal;
 use super::super::decode::tests::{bytes, histogram, label, point, request};
+use super::super::{Refusal, decode_v2};
 use super::*;
 use crate::allow::rules::Rules;
 use crate::allow::{AllowMetrics, Allowlist};
@@ -78,6 +78,15 @@ async fn good_requests_are_stored_and_answered() {
 }
 
 #[tokio::test]
+async fn version_2_is_taken_too() {
+    let series = [bytes(1, &[1, 2]), point(1.0, 1), bytes(3, &histogram())].concat();
+    let body = decode_v2::tests::request(&["", "__name__", "up"], &[series]);
+    let v2 = ("content-type", "application/x-protobuf;proto=io.prometheus.write.v2.Request");
+    let (status, _, text, samples) = post(&[v2, SNAPPY], snappy(&body), Pipeline::Stores).await;
+    assert_eq!((status, &*text, samples), (204, "", 2));
+}
+
+#[tokio::test]
 async fn faults_of_the_agent_are_to_be_tried_again() {
     let body = snappy(&request(&[[label("__name__", "up"), point(1.0, 1)].concat()]));
     for (pipeline, reason) in [
@@ -99,7 +108,7 @@ async fn faults_of_the_body_are_explained() {
     // A header that claims 4 GiB.
     let bomb = vec![0xff, 0xff, 0xff, 0xff, 0x0f, 0x00];
     for (headers, body, status, reason, samples) in [
-        (&[v2][..], vec![], 415, "remote write 2.0 is not supported", 0),
+        (&[v2][..], snappy(b"\x0a\x05a"), 400, "it ends in the middle of a field", 0),
         (&[("content-type", "text/plain")], vec![], 415, "must be application/x-protobuf", 0),
         (&[("content-encoding", "gzip")], vec![], 415, "must be snappy", 0),
         (&[], vec![0; MAX_BODY_BYTES + 1], 413, "longer than 16777216", 0),

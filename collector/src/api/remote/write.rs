@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode, header};
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::sample::Sample;
 use tributary_model::series::{Metadata, MetricType};
-use tributary_proto::remote::read_histogram;
+use tributary_proto::remote::HistogramReader;
 use tributary_store::Accepted;
 
 use super::MAX_MESSAGE_BYTES;
@@ -147,6 +147,7 @@ struct Decoded {
     metadata: Vec<Metadata>,
     /// Why something in it is not taken.
     refused: Option<&'static str>,
+    reader: HistogramReader,
 }
 
 fn decode(message: &[u8]) -> Result<Decoded, Malformed> {
@@ -170,7 +171,7 @@ fn series(message: &[u8], decoded: &mut Decoded) -> Result<(), Malformed> {
         match field {
             (1, Value::Bytes(bytes)) => pairs.push(pair(bytes)?),
             (2, Value::Bytes(bytes)) => samples.push(sample(bytes)?),
-            (4, Value::Bytes(bytes)) => match read_histogram(bytes) {
+            (4, Value::Bytes(bytes)) => match decoded.reader.read(bytes) {
                 Ok(sample) => histograms.push(sample),
                 Err(refused) => {
                     decoded.refused.get_or_insert(refused.as_str());
