@@ -105,7 +105,8 @@ impl Rice {
     }
 
     fn k(self) -> u32 {
-        (64 - (self.mean >> 4).leading_zeros()).saturating_sub(1).min(MAX_K)
+        // The logarithm of the whole mean, at least 0.
+        (59 - (self.mean | 16).leading_zeros()).min(MAX_K)
     }
 
     fn learn(&mut self, value: u64) {
