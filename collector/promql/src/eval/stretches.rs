@@ -79,7 +79,7 @@ impl Stretches {
         let counter = rise != Rise::Gauge;
         self.find_falls(if counter { values } else { &[] });
         let mut falls = self.falls.as_slice();
-        let mut window_rise = |(number, window): (usize, &Stretched)| {
+        let window_rise = |(number, window): (usize, &Stretched)| {
             let (first, last) = (place(window.first), place(window.last));
             let value = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
             let before = value(first);
@@ -103,7 +103,7 @@ impl Stretches {
             };
             difference * factor
         };
-        let rises = self.windows.iter().enumerate().map(&mut window_rise);
+        let rises = self.windows.iter().enumerate().map(window_rise);
         let first_step = self.origins.first().map_or(0, |(step, _)| *step);
         let last_step = self.origins.last().map_or(0, |(step, _)| *step);
         if last_step - first_step + 1 == self.windows.len() {

@@ -151,11 +151,19 @@ impl Rice {
             u64::from(ones) << k | (word << (ones + 1)) >> 1 >> (63 - k)
         } else {
             bits.skip(ESCAPE);
-            bits.read(64)?
+            let (value, behind) = far_bits(bits.clone())?;
+            *bits = behind;
+            value
         };
         self.learn(value);
         Some(value)
     }
+}
+
+/// A code's 64 bits as they are. The reader is copied, so that the caller's can stay in registers.
+#[cold]
+fn far_bits(mut bits: BitReader<'_>) -> Option<(u64, BitReader<'_>)> {
+    Some((bits.read(64)?, bits))
 }
 
 /// The parameter that suits the first values.
