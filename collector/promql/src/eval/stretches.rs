@@ -103,15 +103,15 @@ impl Stretches {
             };
             difference * factor
         };
-        let rises = self.windows.iter().enumerate().map(window_rise);
+        let rises: Vec<f64> = self.windows.iter().enumerate().map(window_rise).collect();
         let first_step = self.origins.first().map_or(0, |(step, _)| *step);
         let last_step = self.origins.last().map_or(0, |(step, _)| *step);
         if last_step - first_step + 1 == self.windows.len() {
-            return Points::from_column(first_step, rises.collect());
+            return Points::from_column(first_step, rises);
         }
         let mut points = Points::with_capacity(last_step + 1);
-        for (rise, (step, _)) in rises.zip(&self.origins) {
-            points.push(*step, rise);
+        for (rise, (step, _)) in rises.iter().zip(&self.origins) {
+            points.push(*step, *rise);
         }
         points
     }

@@ -104,11 +104,13 @@ impl Rice {
         Self { mean: if k == 0 { 8 } else { 24 << k.min(MAX_K) } }
     }
 
+    #[inline]
     fn k(self) -> u32 {
         // The logarithm of the whole mean, at least 0.
         (59 - (self.mean | 16).leading_zeros()).min(MAX_K)
     }
 
+    #[inline]
     fn learn(&mut self, value: u64) {
         let value = (value.min(1 << 56) << 4).cast_signed();
         let apart = value - self.mean.cast_signed();
@@ -141,6 +143,7 @@ impl Rice {
         }
     }
 
+    #[inline]
     fn read(&mut self, bits: &mut BitReader<'_>) -> Option<u64> {
         let k = self.k();
         let word = bits.peek();
