@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
-use tributary_model::sample::{Numbers, Sample, Timestamp};
+use tributary_model::sample::{Numbers, Timestamp};
 use tributary_model::series::Metadata;
 use tributary_promql::source::{SampleReader, Select, Series, Source, SourceError};
 use tributary_store::{SelectedSeries, Store};
@@ -147,7 +147,7 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
-    use tributary_model::sample::stale_nan;
+    use tributary_model::sample::{Sample, stale_nan};
     use tributary_store::{Batch, Options, Replay, ReplayError, Resolver, StreamKey};
 
     use tributary_promql::feature::Features;

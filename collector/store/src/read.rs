@@ -93,8 +93,15 @@ impl SelectedSeries {
         out: &mut Numbers,
     ) -> Result<(), Error> {
         let mut visit = |times: &[i64], values: &[u64]| {
-            let begin = times.partition_point(|at| *at < from);
-            let end = times.partition_point(|at| *at <= to);
+            // Nearly always all of them.
+            let begin = match times.first() {
+                Some(first) if *first >= from => 0,
+                _ => times.partition_point(|at| *at < from),
+            };
+            let end = match times.last() {
+                Some(last) if *last <= to => times.len(),
+                _ => times.partition_point(|at| *at <= to),
+            };
             let inside = values.get(begin..end).unwrap_or_default();
             out.times.extend_from_slice(times.get(begin..end).unwrap_or_default());
             out.values.extend(inside.iter().map(|bits| f64::from_bits(*bits)));

@@ -146,7 +146,8 @@ impl Numbers {
     /// Brings what stands from `start` on in order of time, the first of each time only.
     pub fn sort_from(&mut self, start: usize) {
         let new = self.times.get(start..).unwrap_or_default();
-        if new.is_sorted_by(|a, b| a < b) {
+        // Counting sees quickest that there is nothing to do.
+        if new.iter().zip(new.iter().skip(1)).filter(|(a, b)| a >= b).count() == 0 {
             return;
         }
         let mut samples: Vec<Sample> = self.iter().skip(start).collect();

@@ -75,6 +75,11 @@ impl Points {
         Self { values, ..Self::default() }
     }
 
+    /// One number for each of a number of steps.
+    pub(crate) fn from_column(first: usize, values: Vec<f64>) -> Self {
+        Self { first, values, ..Self::default() }
+    }
+
     /// Nothing at any of the steps; to be filled with [`Points::slots`].
     pub(crate) fn empty_slots(steps: usize) -> Self {
         Self::dense(vec![stale_nan(); steps])

@@ -21,20 +21,21 @@ pub(super) enum Rise {
 #[derive(Debug, Default)]
 pub(super) struct Stretches {
     times: Vec<i64>,
+    /// The windows with at least two samples.
     windows: Vec<Stretched>,
+    /// The step of each window, and what its factor comes from.
+    origins: Vec<(usize, Stretch)>,
     /// Room for the indices of values below the one before.
     falls: Vec<usize>,
 }
 
-/// A window with at least two samples.
+/// What has to be known of a window for every series: kept small, as all windows together should stay near the processor.
 #[derive(Debug)]
 struct Stretched {
-    step: usize,
     /// The index of its first sample.
-    first: usize,
+    first: u32,
     /// The index of its last sample.
-    last: usize,
-    stretch: Stretch,
+    last: u32,
     /// Milliseconds between the first and the last sample.
     sampled: f64,
     /// Milliseconds that it is stretched over before the first sample, if zero is not crossed.
@@ -53,6 +54,7 @@ impl Stretches {
         self.times.clear();
         self.times.extend_from_slice(times);
         self.windows.clear();
+        self.origins.clear();
         let (mut from, mut to) = (0, 0);
         for (step, time) in grid.times() {
             let (start, end) = ranged.window(time);
@@ -65,15 +67,10 @@ impl Stretches {
             let Some([first, .., last]) = times.get(from..to) else { continue };
             let stretch = Stretch { start, end, first: *first, last: *last, gaps: to - 1 - from };
             let (sampled, to_start, _) = stretch.edges();
-            self.windows.push(Stretched {
-                step,
-                first: from,
-                last: to - 1,
-                stretch,
-                sampled,
-                to_start,
-                factor: stretch.factor(None, rise == Rise::PerSecond),
-            });
+            let factor = stretch.factor(None, rise == Rise::PerSecond);
+            let [first, last] = [from, to - 1].map(|i| u32::try_from(i).unwrap_or(u32::MAX));
+            self.windows.push(Stretched { first, last, sampled, to_start, factor });
+            self.origins.push((step, stretch));
         }
     }
 
@@ -81,31 +78,40 @@ impl Stretches {
     pub(super) fn rises(&mut self, rise: Rise, values: &[f64]) -> Points {
         let counter = rise != Rise::Gauge;
         self.find_falls(if counter { values } else { &[] });
-        let mut falls = self.falls.iter().peekable();
-        let mut points = Points::with_capacity(self.windows.len());
-        for window in &self.windows {
-            let (Some(first), Some(last)) = (values.get(window.first), values.get(window.last))
-            else {
-                break;
-            };
-            let mut difference = last - first;
-            while falls.next_if(|fall| **fall <= window.first).is_some() {}
-            if falls.peek().is_some() {
-                let inside = falls.clone().take_while(|fall| **fall <= window.last);
+        let mut falls = self.falls.as_slice();
+        let window_rise = |(number, window): (usize, &Stretched)| {
+            let (first, last) = (place(window.first), place(window.last));
+            let value = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+            let before = value(first);
+            let mut difference = value(last) - before;
+            if !falls.is_empty() {
+                let passed = falls.iter().take_while(|fall| **fall <= first).count();
+                falls = falls.get(passed..).unwrap_or_default();
                 // A fall is a reset: what was there before it has been counted.
-                let before = inside.filter_map(|fall| values.get(fall - 1));
-                difference = before.fold(difference, |rise, value| rise + value);
+                let inside = falls.iter().take_while(|fall| **fall <= last);
+                difference = inside.fold(difference, |rise, fall| rise + value(fall - 1));
             }
             let from_zero = counter
                 && difference > 0.0
-                && *first >= 0.0
-                && window.sampled * first < window.to_start * difference;
-            let factor = if from_zero {
-                window.stretch.factor(Some((*first, difference)), rise == Rise::PerSecond)
-            } else {
-                window.factor
+                && before >= 0.0
+                && window.sampled * before < window.to_start * difference;
+            let factor = match self.origins.get(number) {
+                Some((_, stretch)) if from_zero => {
+                    stretch.factor(Some((before, difference)), rise == Rise::PerSecond)
+                }
+                _ => window.factor,
             };
-            points.push(window.step, difference * factor);
+            difference * factor
+        };
+        let rises: Vec<f64> = self.windows.iter().enumerate().map(window_rise).collect();
+        let first_step = self.origins.first().map_or(0, |(step, _)| *step);
+        let last_step = self.origins.last().map_or(0, |(step, _)| *step);
+        if last_step - first_step + 1 == self.windows.len() {
+            return Points::from_column(first_step, rises);
+        }
+        let mut points = Points::with_capacity(last_step + 1);
+        for (rise, (step, _)) in rises.iter().zip(&self.origins) {
+            points.push(*step, *rise);
         }
         points
     }
@@ -119,6 +125,10 @@ impl Stretches {
             self.falls.extend(falls.map(|(index, _)| index + 1));
         }
     }
+}
+
+fn place(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

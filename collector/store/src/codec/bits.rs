@@ -84,14 +84,14 @@ impl<'a> BitReader<'a> {
     }
 
     /// The next bits from the top of a word, at least 57 of them; zeros behind the end. They stay unread.
+    #[inline]
     pub(crate) fn peek(&self) -> u64 {
         let from = self.bytes.get(self.bit / 8..).unwrap_or(&[]);
-        let word = from.first_chunk::<8>().copied().unwrap_or_else(|| {
-            let mut word = [0u8; 8];
-            word.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-            word
-        });
-        u64::from_be_bytes(word) << (self.bit % 8)
+        let word = match from.first_chunk::<8>() {
+            Some(word) => u64::from_be_bytes(*word),
+            None => last_word(from),
+        };
+        word << (self.bit % 8)
     }
 
     /// Passes over bits that were looked at; [`BitReader::is_inside`] says whether they were there.
@@ -108,6 +108,13 @@ impl<'a> BitReader<'a> {
     pub(crate) fn bytes_read(&self) -> usize {
         self.bit.div_ceil(8)
     }
+}
+
+/// Less than eight bytes, and zeros behind them.
+fn last_word(bytes: &[u8]) -> u64 {
+    let read = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let missing = 64 - 8 * u32::try_from(bytes.len()).unwrap_or(0);
+    read.checked_shl(missing).unwrap_or(0)
 }
 
 #[cfg(test)]

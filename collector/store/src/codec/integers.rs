@@ -104,10 +104,13 @@ impl Rice {
         Self { mean: if k == 0 { 8 } else { 24 << k.min(MAX_K) } }
     }
 
+    #[inline]
     fn k(self) -> u32 {
-        (64 - (self.mean >> 4).leading_zeros()).saturating_sub(1).min(MAX_K)
+        // The logarithm of the whole mean, at least 0.
+        (59 - (self.mean | 16).leading_zeros()).min(MAX_K)
     }
 
+    #[inline]
     fn learn(&mut self, value: u64) {
         let value = (value.min(1 << 56) << 4).cast_signed();
         let apart = value - self.mean.cast_signed();
@@ -140,6 +143,7 @@ impl Rice {
         }
     }
 
+    #[inline]
     fn read(&mut self, bits: &mut BitReader<'_>) -> Option<u64> {
         let k = self.k();
         let word = bits.peek();
@@ -150,11 +154,19 @@ impl Rice {
             u64::from(ones) << k | (word << (ones + 1)) >> 1 >> (63 - k)
         } else {
             bits.skip(ESCAPE);
-            bits.read(64)?
+            let (value, behind) = far_bits(bits.clone())?;
+            *bits = behind;
+            value
         };
         self.learn(value);
         Some(value)
     }
+}
+
+/// A code's 64 bits as they are. The reader is copied, so that the caller's can stay in registers.
+#[cold]
+fn far_bits(mut bits: BitReader<'_>) -> Option<(u64, BitReader<'_>)> {
+    Some((bits.read(64)?, bits))
 }
 
 /// The parameter that suits the first values.
