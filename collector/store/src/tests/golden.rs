@@ -89,6 +89,7 @@ fn histograms_script() -> World {
 }
 
 fn check_histograms(world: &World) {
+    use tributary_model::histogram::ResetHint::{NotReset, Unknown};
     let cluster = "eu-1".parse().unwrap();
     let series_4 = world.histograms(&cluster, 4);
     let times: Vec<i64> = series_4.iter().map(|s| s.at.as_millis()).collect();
@@ -98,7 +99,6 @@ fn check_histograms(world: &World) {
         assert!(series_4[place].histogram.has_data_of(&histogram(kind)), "{place}");
     }
     let hints: Vec<_> = series_4[2..7].iter().map(|s| s.histogram.hint()).collect();
-    use tributary_model::histogram::ResetHint::{NotReset, Unknown};
     assert_eq!(hints, [Unknown, NotReset, NotReset, NotReset, NotReset]);
     assert_eq!(world.histograms(&cluster, 5).len(), 30);
     assert_eq!(world.histograms(&cluster, 0).len(), 30);
