@@ -301,8 +301,9 @@ fn dump(store: &Store, selector: Option<&Selector>, out: &mut impl Write) -> any
         for sample in &histograms {
             let mut bytes = Vec::new();
             sample.histogram.encode(None, &mut bytes);
-            let bytes: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            writeln!(out, "{} h{bytes} {labels}", sample.at)?;
+            write!(out, "{} h", sample.at)?;
+            bytes.iter().try_for_each(|byte| write!(out, "{byte:02x}"))?;
+            writeln!(out, " {labels}")?;
         }
     }
     Ok(())

@@ -72,14 +72,11 @@ fn token_length(text: &str) -> Result<usize, String> {
     loop {
         let rest = text.get(length..).unwrap_or_default();
         let space = rest.find(char::is_whitespace).unwrap_or(rest.len());
-        match rest.find("{{").filter(|open| *open < space) {
-            None => return Ok(length + space),
-            Some(_) => {
-                let close =
-                    rest.find("}}").ok_or_else(|| format!("{text:?} has no closing braces"))?;
-                length += close + 2;
-            }
+        if rest.find("{{").is_none_or(|open| open > space) {
+            return Ok(length + space);
         }
+        let close = rest.find("}}").ok_or_else(|| format!("{text:?} has no closing braces"))?;
+        length += close + 2;
     }
 }
 

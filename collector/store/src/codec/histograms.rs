@@ -29,7 +29,6 @@ pub(crate) fn decode(
     if rest.is_empty() { Ok(()) } else { Err(Malformed("bytes are left over behind histograms")) }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn malformed(error: CodecError) -> Malformed {
     Malformed(match error {
         CodecError::Truncated => "a histogram ends too early",

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tributary_model::histogram::Histogram;
+use tributary_model::histogram::ResetHint::{NotReset, Unknown};
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Numbers, STALE_NAN_BITS, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
@@ -98,7 +99,6 @@ fn check_histograms(world: &World) {
         assert!(series_4[place].histogram.has_data_of(&histogram(kind)), "{place}");
     }
     let hints: Vec<_> = series_4[2..7].iter().map(|s| s.histogram.hint()).collect();
-    use tributary_model::histogram::ResetHint::{NotReset, Unknown};
     assert_eq!(hints, [Unknown, NotReset, NotReset, NotReset, NotReset]);
     assert_eq!(world.histograms(&cluster, 5).len(), 30);
     assert_eq!(world.histograms(&cluster, 0).len(), 30);
