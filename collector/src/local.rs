@@ -280,6 +280,29 @@ mod tests {
         assert_eq!(folder.series(), [r#"a{cluster="local"}"#, r#"b{cluster="local"}"#]);
     }
 
+    #[tokio::test]
+    async fn histograms_are_written_and_read_back() {
+        let folder = testing::Folder::new();
+        let writer =
+            Writer::new(folder.store().clone(), "local".parse().unwrap(), SystemTime::now());
+        let (labels, number) = sample("a", 1.0);
+        let histogram = HistogramSample { at: number.at, histogram: Arc::default() };
+        let other = sample("b", 1.0).0;
+        let samples = Samples {
+            numbers: vec![(labels, number)],
+            histograms: vec![(other, histogram.clone())],
+        };
+        let accepted = writer.write(samples, Vec::new()).await.unwrap();
+        assert_eq!(accepted.stored, 2);
+        let everything = (Timestamp::MIN, Timestamp::MAX);
+        let found = folder.store().select(&[], everything.0, everything.1).unwrap();
+        let mut read = Vec::new();
+        for series in found {
+            series.read_histograms(everything.0, everything.1, &mut read).unwrap();
+        }
+        assert_eq!(read, [histogram]);
+    }
+
     #[test]
     fn segments_end_by_bytes_and_a_replay_reads_them() {
         let folder = testing::Folder::new();

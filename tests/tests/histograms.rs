@@ -114,6 +114,13 @@ async fn native_histograms_are_kept_and_queried() {
 
     collector.value("histogram_count(job:rpc_seconds:sum{job=\"api\"})", "64").await;
 
+    let federated = format!("{}/federate?match[]=rpc_seconds", collector.url);
+    let federated = tributary_tests::http::get(&federated).await.unwrap().text();
+    assert!(
+        federated.contains("rpc_seconds_count{cluster=\"eu-1\",job=\"api\"} 64 "),
+        "{federated}"
+    );
+
     // What is sent again, and what is sent in the place of another, changes nothing.
     deliver_body(&agent.write_url(), histograms_body(&[(&labels, vec![rpc(start + 240_000, 16)])]))
         .await;

@@ -2,6 +2,7 @@
 
 mod decimal;
 mod dictionary;
+mod gap;
 mod header;
 mod histograms;
 mod pack;
@@ -20,6 +21,7 @@ use tributary_model::series::Metadata;
 
 use crate::limits::{self, Limits};
 use dictionary::{DictionaryReader, DictionaryWriter};
+pub use gap::{Gap, GapCause};
 use header::Version;
 use histograms::Histograms;
 use pack::{GAP_COST, SAMPLE_COST, histogram_cost, series_cost};
@@ -64,65 +66,6 @@ pub struct Content<'a> {
     pub metadata: &'a [Metadata],
     /// Intervals that are missing.
     pub gaps: &'a [Gap],
-}
-
-/// An interval that is missing, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
-    /// The oldest time that may be missing.
-    pub from: Timestamp,
-    /// The newest time that may be missing.
-    pub to: Timestamp,
-    /// Why.
-    pub cause: GapCause,
-    /// How many samples; 0 if nobody counted them.
-    pub samples: u64,
-}
-
-/// Why an interval is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GapCause {
-    /// The agent's spool was full and dropped its oldest data.
-    SpoolFull,
-    /// The agent did not run.
-    AgentDown,
-    /// A source could not be read.
-    SourceFailed,
-    /// A source's data was refused.
-    Refused,
-    /// Data on the agent's disk could not be read any more.
-    Damaged,
-}
-
-impl GapCause {
-    /// The cause as it stands in metrics, in the gap ledger and in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SpoolFull => "spool_full",
-            Self::AgentDown => "agent_down",
-            Self::SourceFailed => "source_failed",
-            Self::Refused => "refused",
-            Self::Damaged => "damaged",
-        }
-    }
-
-    /// The byte that stands for the cause in a frame.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::SpoolFull => 1,
-            Self::AgentDown => 2,
-            Self::SourceFailed => 3,
-            Self::Refused => 4,
-            Self::Damaged => 5,
-        }
-    }
-
-    /// The cause that a byte stands for.
-    pub fn from_code(code: u8) -> Option<Self> {
-        [Self::SpoolFull, Self::AgentDown, Self::SourceFailed, Self::Refused, Self::Damaged]
-            .into_iter()
-            .find(|cause| cause.code() == code)
-    }
 }
 
 /// Makes the frames of one segment.

@@ -321,6 +321,10 @@ fn with_type(body: Body, kind: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tributary_model::histogram::{Histogram, Parts};
+
     use super::*;
 
     fn request(forms: &[u64]) -> Vec<u8> {
@@ -334,6 +338,35 @@ mod tests {
             request.bytes(2, &[u8::try_from(*form).unwrap()]);
         }
         snap::raw::Encoder::new().compress_vec(&request.into_bytes()).unwrap()
+    }
+
+    #[test]
+    fn native_histograms_are_samples() {
+        let labels = Labels::from_pairs([("__name__", "h")]).unwrap();
+        let parts = Parts { count: 2.0, sum: 3.0, ..Parts::default() };
+        let histogram = Arc::new(Histogram::new(parts).unwrap());
+        let sample = HistogramSample { at: Timestamp::from_millis(7), histogram };
+        let mut collected = Collected { left: 2, ..Collected::default() };
+        assert!(collected.take(&labels, &[], std::slice::from_ref(&sample)));
+        let result = collected.result.clone().into_bytes();
+        let mut rest = result.as_slice();
+        let Some((1, Value::Bytes(mut series))) = field(&mut rest).unwrap() else { panic!() };
+        let mut found = Vec::new();
+        while let Some(field) = field(&mut series).unwrap() {
+            if let (4, Value::Bytes(bytes)) = field {
+                found.push(tributary_proto::remote::read_histogram(bytes).unwrap());
+            }
+        }
+        assert_eq!(found, std::slice::from_ref(&sample));
+        let both = vec![sample.clone(); 2];
+        assert!(!collected.take(&labels, &[], &both) && collected.over);
+
+        let (frames, mut received) = mpsc::channel(1);
+        let mut frames = Frames { index: 0, frames };
+        assert!(frames.take(&labels, &[], std::slice::from_ref(&sample)));
+        let frame = received.try_recv().unwrap();
+        let chunk = histogram_chunk::encode(&[sample]);
+        assert!(frame.windows(chunk.len()).any(|window| window == chunk));
     }
 
     #[test]

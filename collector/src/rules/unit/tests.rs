@@ -124,3 +124,16 @@ async fn faults_of_files_are_told() {
         assert!(!passed && err.contains(fault), "{err}");
     }
 }
+
+#[tokio::test]
+async fn native_histograms_are_loaded_recorded_and_compared() {
+    let test = |expected: &str| {
+        format!(
+            "rule_files: [ rules.yml ]\nevaluation_interval: 1m\ntests:\n- input_series:\n  - {{ series: 'x{{job=\"a\"}}', values: '{{{{schema:0 count:2 sum:3 buckets:[1 1]}}}}+{{{{schema:0 count:2 sum:1 buckets:[2]}}}}x4' }}\n  promql_expr_test:\n  - expr: job:x:sum\n    eval_time: 2m\n    exp_samples: [ {{ labels: 'job:x:sum{{job=\"a\"}}', histogram: '{expected}' }} ]\n  - expr: histogram_count(x)\n    eval_time: 4m\n    exp_samples: [ {{ labels: '{{job=\"a\"}}', value: 10 }} ]\n"
+        )
+    };
+    let (passed, _, err) = run(&test("{{schema:0 count:6 sum:5 buckets:[5 1]}}"), &[]).await;
+    assert!(passed, "{err}");
+    let (passed, _, err) = run(&test("{{schema:0 count:6 sum:5 buckets:[5 2]}}"), &[]).await;
+    assert!(!passed && err.contains("{{schema:0 count:6 sum:5 offset:0 buckets:[5 1]}}"), "{err}");
+}

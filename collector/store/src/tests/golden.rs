@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tributary_model::histogram::Histogram;
+use tributary_model::histogram::ResetHint::{NotReset, Unknown};
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Numbers, STALE_NAN_BITS, Timestamp};
 use tributary_model::series::{Metadata, MetricType};
@@ -89,7 +90,6 @@ fn histograms_script() -> World {
 }
 
 fn check_histograms(world: &World) {
-    use tributary_model::histogram::ResetHint::{NotReset, Unknown};
     let cluster = "eu-1".parse().unwrap();
     let series_4 = world.histograms(&cluster, 4);
     let times: Vec<i64> = series_4.iter().map(|s| s.at.as_millis()).collect();
