@@ -36,9 +36,9 @@ struct Stretched {
     first: u32,
     /// The index of its last sample.
     last: u32,
-    /// Milliseconds between the first and the last sample.
+    /// Seconds between the first and the last sample.
     sampled: f64,
-    /// Milliseconds that it is stretched over before the first sample, if zero is not crossed.
+    /// A little more than the seconds that it is stretched over before the first sample, if zero is not crossed.
     to_start: f64,
     /// What the rise is multiplied by, if zero is not crossed.
     factor: f64,
@@ -67,6 +67,8 @@ impl Stretches {
             let Some([first, .., last]) = times.get(from..to) else { continue };
             let stretch = Stretch { start, end, first: *first, last: *last, gaps: to - 1 - from };
             let (sampled, to_start, _) = stretch.edges();
+            // Whether zero is crossed is asked twice, the first time without a division.
+            let to_start = to_start * (1.0 + 1e-9);
             let factor = stretch.factor(None, rise == Rise::PerSecond);
             let [first, last] = [from, to - 1].map(|i| u32::try_from(i).unwrap_or(u32::MAX));
             self.windows.push(Stretched { first, last, sampled, to_start, factor });

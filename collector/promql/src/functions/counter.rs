@@ -64,33 +64,27 @@ pub(crate) struct Stretch {
 impl Stretch {
     /// By how much the difference between the last and the first sample grows when it is stretched to the edges, and
     /// divided by the window's seconds if it is to be `per_second`. `counter`: the first value and the rise after it,
-    /// if zero cannot be crossed.
+    /// if zero cannot be crossed. Computed step by step as in `promql/functions.go`, to the last bit.
     pub(crate) fn factor(self, counter: Option<(f64, f64)>, per_second: bool) -> f64 {
         let (sampled, mut to_start, to_end) = self.edges();
-        // Where the counter was zero if it always rose as fast as in between.
-        if let Some((first, rise)) = counter
-            && sampled * first < to_start * rise
-        {
-            to_start = sampled * (first / rise);
+        if let Some((first, rise)) = counter {
+            // Where the counter was zero if it always rose as fast as in between.
+            let to_zero = sampled * (first / rise);
+            if to_zero < to_start {
+                to_start = to_zero;
+            }
         }
-        let stretched = sampled + to_start + to_end;
-        if per_second {
-            let range = self.end.saturating_sub(self.start) as f64;
-            stretched * 1000.0 / (sampled * range)
-        } else {
-            stretched / sampled
-        }
+        let factor = (sampled + to_start + to_end) / sampled;
+        if per_second { factor / seconds(self.end.saturating_sub(self.start)) } else { factor }
     }
 
-    /// The time between the first and the last sample, and those to be stretched over before and after, all in
-    /// milliseconds.
+    /// The time between the first and the last sample, and those to be stretched over before and after, all in seconds.
     pub(crate) fn edges(self) -> (f64, f64, f64) {
-        let sampled = self.last.saturating_sub(self.first) as f64;
-        let gaps = self.gaps as f64;
-        let far = sampled * EDGE_TOLERANCE;
-        let edge = |distance: i64| {
-            let distance = distance as f64;
-            if distance * gaps >= far { sampled / gaps / 2.0 } else { distance }
+        let sampled = seconds(self.last.saturating_sub(self.first));
+        let distance = sampled / self.gaps as f64;
+        let edge = |far: i64| {
+            let far = seconds(far);
+            if far >= distance * EDGE_TOLERANCE { distance / 2.0 } else { far }
         };
         let to_start = edge(self.first.saturating_sub(self.start));
         (sampled, to_start, edge(self.end.saturating_sub(self.last)))
