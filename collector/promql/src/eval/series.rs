@@ -72,10 +72,10 @@ impl Points {
 
     /// One number per step from the first on.
     pub(crate) fn dense(values: Vec<f64>) -> Self {
-        Self { values, ..Self::default() }
+        Self::from_column(0, values)
     }
 
-    /// One number for each of a number of steps.
+    /// One number for each of the steps from `first` on.
     pub(crate) fn from_column(first: usize, values: Vec<f64>) -> Self {
         Self { first, values, ..Self::default() }
     }

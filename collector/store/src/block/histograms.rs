@@ -39,8 +39,7 @@ impl Block {
         (from, to): (i64, i64),
         out: &mut Samples,
     ) -> Result<(), Error> {
-        let (section, number) = self.clock_section(chunk.clock)?;
-        let clocks = self.clocks(cache, section)?;
+        let (clocks, number) = self.clocks_of(cache, chunk.clock)?;
         let clock = clocks.at(number).map_err(self.damaged(offset))?;
         if clock.first > to || clock.last < from {
             return Ok(());

@@ -77,7 +77,7 @@ pub(super) struct PageRef {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Section {
+struct Section {
     first: u32,
     offset: u64,
     length: u32,
@@ -180,8 +180,7 @@ impl Block {
                     let why = Malformed("a series has no labels");
                     return Err(self.damaged(reference.offset)(why));
                 }
-                let (section, number) = self.clock_section(chunk.clock)?;
-                let clocks = self.clocks(&cache, section)?;
+                let (clocks, number) = self.clocks_of(&cache, chunk.clock)?;
                 let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
                 scratch.clear();
                 match column {
@@ -214,8 +213,18 @@ impl Block {
         Ok(page)
     }
 
+    /// The clocks among which a clock is, and its place among them.
+    pub(super) fn clocks_of(
+        &self,
+        cache: &Cache,
+        number: u32,
+    ) -> Result<(Arc<Clocks>, u32), Error> {
+        let (section, place) = self.clock_section(number)?;
+        Ok((self.clocks(cache, section)?, place))
+    }
+
     /// The section that has a clock, and the clock's place in it.
-    pub(super) fn clock_section(&self, number: u32) -> Result<(&Section, u32), Error> {
+    fn clock_section(&self, number: u32) -> Result<(&Section, u32), Error> {
         let sections = &self.directory.clocks;
         let behind = sections.partition_point(|section| section.first <= number);
         let section = behind.checked_sub(1).and_then(|place| sections.get(place));
@@ -223,7 +232,7 @@ impl Block {
         Ok((section, number - section.first))
     }
 
-    pub(super) fn clocks(&self, cache: &Cache, section: &Section) -> Result<Arc<Clocks>, Error> {
+    fn clocks(&self, cache: &Cache, section: &Section) -> Result<Arc<Clocks>, Error> {
         let key = (self.shard, self.name.number, section.offset);
         if let Some(Item::Clocks(clocks)) = cache.find(&key) {
             return Ok(clocks);
@@ -347,8 +356,7 @@ impl Cursor {
         while self.place() == Some(place) {
             let Some((page, offset)) = &self.page else { break };
             if let Some(chunk) = page.chunks().get(self.next_chunk) {
-                let (section, number) = self.block.clock_section(chunk.clock)?;
-                let clocks = self.block.clocks(&self.cache, section)?;
+                let (clocks, number) = self.block.clocks_of(&self.cache, chunk.clock)?;
                 let clock = clocks.at(number).map_err(self.block.damaged(*offset))?;
                 self.scratch.clear();
                 page.values(chunk, clock.count, &mut self.scratch)
