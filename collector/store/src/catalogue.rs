@@ -6,15 +6,14 @@ use std::sync::atomic::Ordering;
 
 use tributary_model::label::Labels;
 
-use crate::codec::fields::{
-    Fields, Malformed, checked, put_bytes, put_signed, put_varint, unchecked,
-};
+use crate::codec::checked::{checked, unchecked};
 use crate::core::{Core, Shard};
 use crate::error::Error;
 use crate::index::Index;
 use crate::keys::{self, block_key, block_of};
 use crate::kv::{Change, Kv, MAX_VALUE_BYTES};
 use crate::sealed::{compressor, seal, unseal};
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 
 /// A block of label sets is closed when it passes this before compression; label sets compress well.
 const LABEL_BLOCK_BYTES: usize = 16 << 10;

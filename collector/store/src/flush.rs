@@ -12,7 +12,7 @@ use tributary_model::sample::Timestamp;
 use crate::block::{self, BlockName, Place};
 use crate::blocks::Entry;
 use crate::catalogue::{self, Spans};
-use crate::codec::fields::{Fields, Malformed, checked, put_signed, put_varint};
+use crate::codec::checked::checked;
 use crate::core::{Core, Shard};
 use crate::error::Error;
 use crate::head::{Chunk, Frozen, HistogramChunk};
@@ -20,6 +20,7 @@ use crate::keys::{self, window, window_start};
 use crate::ledger::{encode_metadata, put_stream_key};
 use crate::state;
 use crate::writer::{Cut, Mark, Request};
+use tributary_model::fields::{Fields, Malformed, put_signed, put_varint};
 
 /// What of the head is in blocks. There is one, behind a lock: it is moved by one thread at a time.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Names of trees and keys in the key-value store, and how time is cut into windows and partitions.
 
-use crate::codec::fields::{Fields, Malformed};
+use tributary_model::fields::{Fields, Malformed};
 
 /// A head chunk and a page never reach over a window's end.
 pub(crate) const WINDOW_MILLIS: i64 = 2 * 3_600_000;

@@ -9,8 +9,8 @@ use tributary_model::sample::Timestamp;
 use tributary_model::series::Metadata;
 
 use crate::batch::{Batch, GapEntry, Reason, StreamKey, StreamState};
-use crate::codec::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 use crate::record::{BatchHead, StateChanges};
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 
 /// Most gaps kept; further ones are counted and dropped.
 pub(crate) const MAX_GAPS: usize = 100_000;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::codec::fields::{Fields, Malformed, put_bytes, put_varint};
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_varint};
 use crate::codec::{clock, values};
 use crate::keys::{PageKey, window_start};
 use crate::kv::MAX_VALUE_BYTES;

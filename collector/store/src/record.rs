@@ -6,7 +6,7 @@ use tributary_model::cluster::ClusterName;
 use tributary_model::sample::Timestamp;
 
 use crate::batch::{Accepted, Batch, Reason, StreamKey};
-use crate::codec::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 
 /// A batch: head, decisions, and the collector's own payload.
 pub(crate) const KIND_BATCH: u8 = 1;

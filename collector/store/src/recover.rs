@@ -17,7 +17,7 @@ use tributary_model::label::Labels;
 
 use crate::batch::{Batch, SeriesId, StreamKey};
 use crate::blocks::Blocks;
-use crate::codec::fields::{Fields, Malformed, put_varint, unchecked};
+use crate::codec::checked::unchecked;
 use crate::core::Core;
 use crate::error::{Error, KvError};
 use crate::flush::{Progress, Stored, write_checkpoint};
@@ -25,6 +25,7 @@ use crate::kv::{Kv, Sled};
 use crate::ledger::{Gap, Stream, decode_metadata, stream_key};
 use crate::writer::Summaries;
 use crate::{Options, catalogue, compact, keys, state, v1};
+use tributary_model::fields::{Fields, Malformed, put_varint};
 
 use replay::Replayed;
 

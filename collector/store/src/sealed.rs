@@ -1,6 +1,6 @@
 //! Bytes that are compressed if that helps, and checked: catalogue blocks, and the sections of a block file.
 
-use crate::codec::fields::Malformed;
+use tributary_model::fields::Malformed;
 
 /// The version this program writes and reads.
 const VERSION: u8 = 1;

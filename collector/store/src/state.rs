@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use crate::codec::fields::{checked, unchecked};
+use crate::codec::checked::{checked, unchecked};
 use crate::error::Error;
 use crate::keys;
 use crate::kv::{Change, Kv, MAX_VALUE_BYTES};

@@ -10,7 +10,6 @@ use tributary_journal::{Journal, MAX_RECORD_BYTES, Position};
 use tributary_model::sample::Timestamp;
 
 use crate::batch::{Accepted, Batch, Reason, StreamKey, StreamState};
-use crate::codec::fields::put_varint;
 use crate::core::{Core, Shard};
 use crate::error::Error;
 use crate::head::{Bounds, Frozen, Value, Verdict};
@@ -18,6 +17,7 @@ use crate::ledger::{Checkpoint, Stream};
 use crate::record::{
     self, BatchHead, Decision, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE, StateChanges,
 };
+use tributary_model::fields::put_varint;
 
 /// Most requests that share one sync.
 const MAX_GROUP: usize = 512;

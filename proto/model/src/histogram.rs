@@ -7,6 +7,7 @@ mod arithmetic;
 mod bounds;
 mod buckets;
 mod codec;
+pub mod notation;
 mod reset;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod diagnostic;
 pub mod duration;
 pub mod exposition;
+pub mod fields;
 pub mod histogram;
 pub mod label;
 pub mod matcher;

@@ -7,8 +7,9 @@ use tributary_model::label::Labels;
 
 use super::FrameError;
 use super::header::Version;
-use super::wire::{Reader, put_bytes, put_len, put_uvarint};
+use super::wire::{Reader, put_len};
 use crate::limits::{Limits, text_bytes};
+use tributary_model::fields::{put_bytes, put_varint};
 
 /// Reference: the symbol that the series before has in this place.
 const SAME: u64 = 0;
@@ -127,7 +128,7 @@ impl DictionaryWriter {
                     _ if number == next => NEXT,
                     _ => NUMBER + u64::from(number),
                 };
-                put_uvarint(&mut pairs, reference);
+                put_varint(&mut pairs, reference);
                 numbers.push(number);
             }
             before = numbers;
@@ -270,7 +271,7 @@ impl DictionaryReader {
         if self.version == Version::V1 {
             return reader.len();
         }
-        match reader.uvarint()? {
+        match reader.varint()? {
             SAME => before.ok_or_else(|| reader.malformed("no series before has a symbol here")),
             NEXT => {
                 self.named = self.named.saturating_add(1);

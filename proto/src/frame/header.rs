@@ -2,8 +2,9 @@
 
 use tributary_model::sample::Timestamp;
 
-use super::wire::{Reader, put_svarint, put_uvarint};
+use super::wire::Reader;
 use super::{FrameError, Header};
+use tributary_model::fields::{put_signed, put_varint};
 
 /// The first bytes of every frame.
 const MAGIC: [u8; 4] = *b"TRBF";
@@ -65,16 +66,16 @@ pub(super) fn write(header: &Header, version: Version) -> Vec<u8> {
     out.push(version.code());
     out.push(if header.starts_segment { STARTS_SEGMENT } else { 0 });
     out.extend_from_slice(&header.epoch.to_le_bytes());
-    put_uvarint(&mut out, header.seq);
-    put_uvarint(&mut out, header.segment);
+    put_varint(&mut out, header.seq);
+    put_varint(&mut out, header.segment);
     let (complete, min, max) =
         (header.complete_until.as_millis(), header.min_at.as_millis(), header.max_at.as_millis());
-    put_svarint(&mut out, complete);
-    put_svarint(&mut out, min.wrapping_sub(complete));
-    put_uvarint(&mut out, max.wrapping_sub(min).cast_unsigned());
-    put_uvarint(&mut out, u64::from(header.samples));
+    put_signed(&mut out, complete);
+    put_signed(&mut out, min.wrapping_sub(complete));
+    put_varint(&mut out, max.wrapping_sub(min).cast_unsigned());
+    put_varint(&mut out, u64::from(header.samples));
     if let Version::V3 { histograms } = version {
-        put_uvarint(&mut out, u64::from(histograms));
+        put_varint(&mut out, u64::from(histograms));
     }
     out
 }
@@ -109,10 +110,10 @@ pub(super) fn read(bytes: &[u8], max: usize) -> Result<(Header, Version, &[u8]),
         return Err(reader.malformed("an unknown flag is set"));
     }
     let epoch = reader.u64_le()?;
-    let (seq, segment) = (reader.uvarint()?, reader.uvarint()?);
-    let complete = reader.svarint()?;
-    let min = complete.wrapping_add(reader.svarint()?);
-    let max = min.wrapping_add(reader.uvarint()?.cast_signed());
+    let (seq, segment) = (reader.varint()?, reader.varint()?);
+    let complete = reader.signed()?;
+    let min = complete.wrapping_add(reader.signed()?);
+    let max = min.wrapping_add(reader.varint()?.cast_signed());
     let header = Header {
         epoch,
         seq,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tributary_model::histogram::{CodecError, Histogram, HistogramSample, MAX_BUCKETS, Schema};
 use tributary_model::sample::Timestamp;
 
-use super::wire::{Reader, put_len, put_svarint};
+use super::wire::{Reader, put_len};
 use super::{FrameError, FrameHistogram};
 use crate::limits::{Limits, MAX_REMEMBERED_COUNTS};
+use tributary_model::fields::put_signed;
 
 const WHAT: &str = "histograms";
 
@@ -30,8 +31,8 @@ impl Histograms {
         let mut before = (base.as_millis(), 0);
         for FrameHistogram { series, sample } in sorted {
             let at = sample.at.as_millis();
-            put_svarint(&mut body, at.wrapping_sub(before.0));
-            put_svarint(&mut body, i64::from(*series) - before.1);
+            put_signed(&mut body, at.wrapping_sub(before.0));
+            put_signed(&mut body, i64::from(*series) - before.1);
             let newest = self.newest.get(series).map(|newest| &**newest);
             sample.histogram.encode(newest, &mut body);
             self.keep(*series, &sample.histogram);
@@ -62,8 +63,8 @@ impl Histograms {
         let mut out = Vec::with_capacity(count);
         let mut before = (base.as_millis(), 0i64);
         for _ in 0..count {
-            let at = before.0.wrapping_add(reader.svarint()?);
-            let number = before.1.checked_add(reader.svarint()?);
+            let at = before.0.wrapping_add(reader.signed()?);
+            let number = before.1.checked_add(reader.signed()?);
             let number = number.and_then(|number| u32::try_from(number).ok());
             let known = number.filter(|n| usize::try_from(*n).is_ok_and(|n| n < series));
             let number =

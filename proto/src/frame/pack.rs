@@ -1,10 +1,11 @@
 //! How much fits into a frame: no sample may take more bytes than is said here.
 
+use tributary_model::fields::MAX_VARINT_BYTES;
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::sample::Sample;
 
-use super::{Encoder, value, wire};
+use super::{Encoder, value};
 use crate::limits;
 
 impl Encoder {
@@ -62,15 +63,14 @@ struct Filled {
 }
 
 /// Most bytes a gap takes.
-pub(super) const GAP_COST: usize = 1 + 3 * wire::MAX_VARINT_BYTES;
+pub(super) const GAP_COST: usize = 1 + 3 * MAX_VARINT_BYTES;
 /// Most bytes a sample takes: a group of its own with a list in full and an absolute time, and the dearest value. The
 /// range coder's rounding costs less than the byte on top.
-pub(super) const SAMPLE_COST: usize =
-    12 + wire::MAX_VARINT_BYTES + value::MAX_VALUE_BITS.div_ceil(8) + 1;
+pub(super) const SAMPLE_COST: usize = 12 + MAX_VARINT_BYTES + value::MAX_VALUE_BITS.div_ceil(8) + 1;
 
 /// Most bytes a histogram takes: beside its own, a time and a series.
 pub(super) fn histogram_cost(sample: &HistogramSample) -> usize {
-    sample.histogram.encoded_bound().saturating_add(wire::MAX_VARINT_BYTES + 5)
+    sample.histogram.encoded_bound().saturating_add(MAX_VARINT_BYTES + 5)
 }
 
 /// Most bytes a new series takes in the dictionary: per text two lengths and a reference.

@@ -3,9 +3,10 @@
 use tributary_model::sample::Timestamp;
 use tributary_model::series::{Metadata, MetricType};
 
-use super::wire::{Reader, put_bytes, put_len, put_svarint, put_uvarint};
+use super::wire::{Reader, put_len};
 use super::{FrameError, Gap, GapCause};
 use crate::limits::{MAX_ENTRIES_PER_FRAME, MAX_METADATA_TEXT_BYTES};
+use tributary_model::fields::{put_bytes, put_signed, put_varint};
 
 pub(super) fn write_metadata(metadata: &[Metadata]) -> Vec<u8> {
     let mut body = Vec::new();
@@ -49,9 +50,9 @@ pub(super) fn write_gaps(gaps: &[Gap]) -> Vec<u8> {
     put_len(&mut body, gaps.len());
     for gap in gaps {
         body.push(gap.cause.code());
-        put_svarint(&mut body, gap.from.as_millis());
-        put_svarint(&mut body, gap.to.as_millis());
-        put_uvarint(&mut body, gap.samples);
+        put_signed(&mut body, gap.from.as_millis());
+        put_signed(&mut body, gap.to.as_millis());
+        put_varint(&mut body, gap.samples);
     }
     body
 }
@@ -65,9 +66,9 @@ pub(super) fn read_gaps(body: &[u8]) -> Result<Vec<Gap>, FrameError> {
         let cause = GapCause::from_code(code);
         gaps.push(Gap {
             cause: cause.ok_or_else(|| reader.malformed("a gap has an unknown cause"))?,
-            from: Timestamp::from_millis(reader.svarint()?),
-            to: Timestamp::from_millis(reader.svarint()?),
-            samples: reader.uvarint()?,
+            from: Timestamp::from_millis(reader.signed()?),
+            to: Timestamp::from_millis(reader.signed()?),
+            samples: reader.varint()?,
         });
     }
     reader.end()?;

@@ -7,9 +7,10 @@ use tributary_model::sample::{Sample, Timestamp};
 use super::header::Version;
 use super::range::{self, End};
 use super::value::{Model, Series};
-use super::wire::{Reader, put_len, put_svarint, put_uvarint};
+use super::wire::{Reader, put_len};
 use super::{FrameError, FrameSample, v1};
 use crate::limits::{Limits, MAX_REMEMBERED_LISTS, MAX_REMEMBERED_RUNS};
+use tributary_model::fields::{put_signed, put_varint};
 
 /// Codec of version 1: decimal deltas in varints.
 const VARINT_DELTAS: u8 = 1;
@@ -86,22 +87,22 @@ impl SampleWriter {
             put_len(body, number + 1);
             if let Some(clock) = self.clocks.get_mut(*number) {
                 if before.is_some() {
-                    put_svarint(body, at.wrapping_sub(clock.next()));
+                    put_signed(body, at.wrapping_sub(clock.next()));
                 }
                 clock.tick(at);
             }
             return;
         }
-        put_uvarint(body, 0);
+        put_varint(body, 0);
         put_len(body, list.len());
         let mut end = 0u32;
         for (first, count) in &list {
-            put_uvarint(body, u64::from(first - end));
-            put_uvarint(body, u64::from(count - 1));
+            put_varint(body, u64::from(first - end));
+            put_varint(body, u64::from(count - 1));
             end = first + count;
         }
         if let Some(before) = before {
-            put_svarint(body, at.wrapping_sub(before));
+            put_signed(body, at.wrapping_sub(before));
         }
         if remembers(self.lists.len(), self.runs, list.len()) {
             self.runs += list.len();
@@ -247,7 +248,7 @@ impl SampleReader {
     ) -> Result<i64, FrameError> {
         let base = base.as_millis();
         if self.is_first_version() {
-            let at = before.unwrap_or(base).wrapping_add(reader.svarint()?);
+            let at = before.unwrap_or(base).wrapping_add(reader.signed()?);
             let list = self.read_list(reader, samples.left())?;
             samples.add(self.runs_of(&list), at);
             self.keep(list, at);
@@ -258,9 +259,9 @@ impl SampleReader {
             (None, _) => base,
             (Some(_), List::Known(number)) => {
                 let clock = self.lists.get(*number).map(|(_, clock)| *clock).unwrap_or_default();
-                clock.next().wrapping_add(reader.svarint()?)
+                clock.next().wrapping_add(reader.signed()?)
             }
-            (Some(before), List::New(_)) => before.wrapping_add(reader.svarint()?),
+            (Some(before), List::New(_)) => before.wrapping_add(reader.signed()?),
         };
         samples.add(self.runs_of(&list), at);
         self.keep(list, at);

@@ -5,6 +5,7 @@ mod histograms;
 use proptest::prelude::*;
 
 use super::*;
+use tributary_model::fields::put_bytes;
 use tributary_model::series::MetricType;
 
 fn series(number: usize) -> Labels {
@@ -210,7 +211,7 @@ fn hostile_sections_are_refused() {
         let bomb = zstd::bulk::compress(&vec![0; 10 << 20], 3).unwrap();
         let mut section = vec![2, 1];
         wire::put_len(&mut section, 1000);
-        wire::put_bytes(&mut section, &bomb);
+        put_bytes(&mut section, &bomb);
         assert!(matches!(refused(version, &section), FrameError::Compression(_)));
         // A bad compression, a cut section, samples of an unknown codec.
         assert!(matches!(refused(version, &[4, 9, 1, 1, 0]), FrameError::Compression(_)));

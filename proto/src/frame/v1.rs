@@ -4,7 +4,8 @@ use tributary_model::sample::STALE_NAN_BITS;
 
 use super::FrameError;
 use super::decimal;
-use super::wire::{Reader, unzigzag};
+use super::wire::Reader;
+use tributary_model::fields::unzigzag;
 
 /// Token: the same bits as the last value.
 const SAME: u64 = 0;
@@ -45,7 +46,7 @@ impl Default for Mode {
 impl Series {
     /// Reads the next value.
     pub(super) fn decode(&mut self, reader: &mut Reader<'_>) -> Result<f64, FrameError> {
-        match (reader.uvarint()?, self.mode) {
+        match (reader.varint()?, self.mode) {
             (SAME, _) => {}
             (ESCAPE, _) => self.decode_escape(reader)?,
             (token, Mode::Decimal(exponent)) => {
@@ -80,7 +81,7 @@ impl Series {
                 self.mode = Mode::Bits;
             }
             exponent => {
-                let integer = reader.svarint()?;
+                let integer = reader.signed()?;
                 self.last_bits = value_of(integer, exponent, reader)?.to_bits();
                 self.last_integer = integer;
                 self.mode = Mode::Decimal(exponent);

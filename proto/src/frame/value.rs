@@ -5,7 +5,7 @@ use tributary_model::sample::STALE_NAN_BITS;
 
 use super::decimal::{MAX_INTEGER, decimal, integer_at, near, value_of};
 use super::range::{Coder, Contexts};
-use super::wire::{unzigzag, zigzag};
+use tributary_model::fields::{unzigzag, zigzag};
 
 /// Form of a switch: from here on the exponent of decimals.
 const DECIMAL: u64 = 0;

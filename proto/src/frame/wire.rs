@@ -1,70 +1,34 @@
 //! Integers and byte strings as a frame writes them, and a reader that checks every step.
 
+use tributary_model::fields::{CUT, Fields, Malformed, put_varint};
+
 use super::FrameError;
-
-/// Longest varint of a `u64`.
-pub(super) const MAX_VARINT_BYTES: usize = 10;
-
-/// Seven bits a byte, low bits first, high bit set on all but the last.
-pub(super) fn put_uvarint(out: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let low = value.to_le_bytes()[0] & 0x7f;
-        value >>= 7;
-        if value == 0 {
-            out.push(low);
-            return;
-        }
-        out.push(low | 0x80);
-    }
-}
 
 /// A length or count.
 pub(super) fn put_len(out: &mut Vec<u8>, len: usize) {
-    put_uvarint(out, u64::try_from(len).unwrap_or(u64::MAX));
+    put_varint(out, u64::try_from(len).unwrap_or(u64::MAX));
 }
 
-/// Zigzag, then varint.
-pub(super) fn put_svarint(out: &mut Vec<u8>, value: i64) {
-    put_uvarint(out, zigzag(value));
-}
-
-/// A length and that many bytes.
-pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_len(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-/// 0, -1, 1, -2, … become 0, 1, 2, 3, ….
-pub(super) fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)).cast_unsigned()
-}
-
-/// The inverse of [`zigzag`].
-pub(super) fn unzigzag(value: u64) -> i64 {
-    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
-}
-
-/// Reads from the front of a byte slice; never past its end.
+/// Reads from the front of a byte slice, and names in errors what is read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reader<'a> {
-    rest: &'a [u8],
-    /// What is being read, for errors.
+    fields: Fields<'a>,
     what: &'static str,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8], what: &'static str) -> Self {
-        Self { rest: bytes, what }
+        Self { fields: Fields(bytes), what }
     }
 
     /// Bytes not read yet.
     pub(super) fn remaining(&self) -> usize {
-        self.rest.len()
+        self.fields.0.len()
     }
 
     /// The bytes not read yet.
     pub(super) fn rest(&self) -> &'a [u8] {
-        self.rest
+        self.fields.0
     }
 
     pub(super) fn truncated(&self) -> FrameError {
@@ -75,52 +39,45 @@ impl<'a> Reader<'a> {
         FrameError::Malformed { what: self.what, why }
     }
 
+    fn named<T>(&self, field: Result<T, Malformed>) -> Result<T, FrameError> {
+        field.map_err(|error| if error == CUT { self.truncated() } else { self.malformed(error.0) })
+    }
+
     pub(super) fn u8(&mut self) -> Result<u8, FrameError> {
-        let (first, rest) = self.rest.split_first().ok_or_else(|| self.truncated())?;
-        self.rest = rest;
-        Ok(*first)
+        let field = self.fields.byte();
+        self.named(field)
     }
 
     pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], FrameError> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.truncated())?;
-        self.rest = rest;
-        Ok(taken)
+        let field = self.fields.take(len);
+        self.named(field)
     }
 
     pub(super) fn u64_le(&mut self) -> Result<u64, FrameError> {
-        let bytes = self.take(8)?.try_into().map_err(|_| self.truncated())?;
-        Ok(u64::from_le_bytes(bytes))
+        let field = self.fields.u64_le();
+        self.named(field)
     }
 
-    pub(super) fn uvarint(&mut self) -> Result<u64, FrameError> {
-        let mut value = 0u64;
-        for shift in (0..).step_by(7).take(MAX_VARINT_BYTES) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(self.malformed("a number is over 64 bits"))
+    pub(super) fn varint(&mut self) -> Result<u64, FrameError> {
+        let field = self.fields.varint();
+        self.named(field)
     }
 
-    pub(super) fn svarint(&mut self) -> Result<i64, FrameError> {
-        self.uvarint().map(unzigzag)
+    pub(super) fn signed(&mut self) -> Result<i64, FrameError> {
+        let field = self.fields.signed();
+        self.named(field)
     }
 
-    /// A `u32` as varint.
+    /// A varint of at most 32 bits.
     pub(super) fn u32(&mut self) -> Result<u32, FrameError> {
-        u32::try_from(self.uvarint()?).map_err(|_| self.malformed("a number is over 32 bits"))
+        let field = self.fields.small();
+        self.named(field)
     }
 
     /// A count of things that take at least `each` bytes here, which bounds it by the input.
     pub(super) fn count(&mut self, each: usize) -> Result<usize, FrameError> {
         let count = self.len()?;
-        if count.saturating_mul(each) > self.rest.len() {
+        if count.saturating_mul(each) > self.remaining() {
             return Err(self.truncated());
         }
         Ok(count)
@@ -128,44 +85,24 @@ impl<'a> Reader<'a> {
 
     /// A length or count that the caller bounds.
     pub(super) fn len(&mut self) -> Result<usize, FrameError> {
-        usize::try_from(self.uvarint()?).map_err(|_| self.malformed("a count is too large"))
+        let field = self.fields.count();
+        self.named(field)
     }
 
     /// A length and that many bytes.
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], FrameError> {
-        let len = self.len()?;
-        self.take(len)
+        let field = self.fields.bytes();
+        self.named(field)
     }
 
     /// A length and that many bytes of UTF-8.
     pub(super) fn text(&mut self) -> Result<&'a str, FrameError> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| self.malformed("a text is not UTF-8"))
+        let field = self.fields.text();
+        self.named(field)
     }
 
     /// Refuses bytes that nothing explains.
     pub(super) fn end(&self) -> Result<(), FrameError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.malformed("bytes are left over")) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn varints_round_trip_and_are_bounded() {
-        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
-            let mut out = Vec::new();
-            put_uvarint(&mut out, value);
-            let mut reader = Reader::new(&out, "test");
-            assert_eq!(reader.uvarint().unwrap(), value);
-            reader.end().unwrap();
-        }
-        for value in [0, -1, 1, i64::MIN, i64::MAX] {
-            assert_eq!(unzigzag(zigzag(value)), value);
-        }
-        assert!(Reader::new(&[0xff; 10], "test").uvarint().is_err());
-        assert!(Reader::new(&[0xff; 9], "test").uvarint().is_err());
-        assert!(Reader::new(&[0x80; 20], "test").uvarint().is_err());
+        self.named(self.fields.end())
     }
 }

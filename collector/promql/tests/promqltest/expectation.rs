@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tributary_model::histogram::notation::Native;
 use tributary_model::histogram::{Buckets, Histogram, HistogramSample};
 use tributary_model::label::Labels;
 use tributary_model::number::parse_float;
@@ -10,7 +11,6 @@ use tributary_model::regex::Regex;
 use tributary_model::sample::{Sample, Timestamp, is_stale};
 use tributary_promql::value::{Element, MatrixSeries, Outcome, Value, VectorSample};
 
-use super::native::Native;
 use super::script::{Eval, When, Words, time};
 use super::series::{self, Item};
 

@@ -10,7 +10,6 @@
 
 mod expectation;
 mod load;
-mod native;
 mod pinned;
 mod run;
 mod script;

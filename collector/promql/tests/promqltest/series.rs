@@ -1,13 +1,10 @@
 //! Series and sequences of values: `metric{a="b"} 1 2+3x4 _ stale`.
 
-use std::sync::Arc;
-
+use tributary_model::histogram::notation::{self, Native};
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::number::parse_float;
 use tributary_model::quote::unquote;
 use tributary_model::sample::stale_nan;
-
-use super::native::{self, Native};
 
 /// A value of a sequence.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,7 +109,9 @@ pub(crate) fn items(text: &str) -> Result<Vec<Item>, String> {
 fn item(token: &str, out: &mut Vec<Item>) -> Result<(), String> {
     let count = |text: &str| text.parse::<usize>().map_err(|_| format!("bad count in {token}"));
     if token.starts_with("{{") {
-        return histograms(token, out);
+        let histograms = notation::sequence(token, usize::MAX)?;
+        out.extend(histograms.into_iter().map(Item::Histogram));
+        return Ok(());
     }
     if token == "_" {
         out.push(Item::Gap);
@@ -139,37 +138,6 @@ fn item(token: &str, out: &mut Vec<Item>) -> Result<(), String> {
     for _ in 0..=repeats {
         out.push(Item::Float(value));
         value += change;
-    }
-    Ok(())
-}
-
-/// `{{…}}`, `{{…}}x3`, `{{…}}+{{…}}x3`, `{{…}}-{{…}}x3`
-fn histograms(token: &str, out: &mut Vec<Item>) -> Result<(), String> {
-    let (values, tail) = token.rsplit_once("}}").ok_or("unfinished histogram")?;
-    let repeats: usize = match tail.strip_prefix('x') {
-        Some(count) => count.parse().map_err(|_| format!("bad count in {token}"))?,
-        None if tail.is_empty() => 0,
-        None => return Err(format!("bad value {token}")),
-    };
-    let values = values.trim_start_matches("{{");
-    let operator = ["}}+{{", "}}-{{"].into_iter().find(|operator| values.contains(operator));
-    let Some(operator) = operator else {
-        out.extend(vec![Item::Histogram(native::read(values)?); repeats + 1]);
-        return Ok(());
-    };
-    let (start, change) = values.split_once(operator).ok_or("no second histogram")?;
-    let (mut current, change) = (native::read(start)?, native::read(change)?);
-    for index in 0..=repeats {
-        if index > 0 {
-            let next = Arc::make_mut(&mut current.histogram);
-            let combined = if operator.contains('+') {
-                next.add(&change.histogram)
-            } else {
-                next.subtract(&change.histogram)
-            };
-            combined.map_err(|e| e.to_string())?;
-        }
-        out.push(Item::Histogram(current.clone()));
     }
     Ok(())
 }

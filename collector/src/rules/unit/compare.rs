@@ -3,12 +3,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use tributary_model::histogram::Histogram;
+use tributary_model::histogram::{Histogram, notation};
 use tributary_model::label::Labels;
 use tributary_model::number;
 use tributary_model::quote::quote;
-
-use super::native;
 
 /// An alert, expected or found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,7 +103,7 @@ fn values_text(values: &[(Labels, Compared)]) -> String {
     let text = |(labels, value): &(Labels, Compared)| {
         let value = match value {
             Compared::Number(value) => number_text(*value),
-            Compared::Histogram(histogram, _) => native::text(histogram),
+            Compared::Histogram(histogram, _) => notation::text(histogram),
         };
         format!("{} {value}", braced(labels))
     };

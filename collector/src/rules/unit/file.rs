@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use tributary_model::duration;
+use tributary_model::histogram::notation;
 use tributary_model::label::Labels;
 use tributary_model::yaml;
 
 use super::compare::{Compared, Expected, Values};
-use super::{native, series};
+use super::series;
 use crate::query::Point;
 
 /// A test file.
@@ -73,7 +74,7 @@ impl ExprCheck {
             let value = match &sample.histogram {
                 None => Compared::Number(sample.value),
                 Some(text) => {
-                    let read = native::read(text)?;
+                    let read = notation::read(text)?;
                     Compared::Histogram(read.histogram, read.hint_given)
                 }
             };

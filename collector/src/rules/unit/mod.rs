@@ -3,7 +3,6 @@
 mod bench;
 mod compare;
 mod file;
-mod native;
 mod series;
 
 use std::io::Write;

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use tributary_model::histogram::{Histogram, HistogramSample};
+use tributary_model::histogram::{Histogram, HistogramSample, notation};
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::matcher::MatchOp;
 use tributary_model::number::parse_float;
 use tributary_model::sample::{Sample, Timestamp, stale_nan};
 use tributary_promql::ast::Expr;
 
-use super::native;
 use crate::query::Point;
 
 /// Most values of one series.
@@ -38,8 +37,9 @@ pub(super) fn samples(text: &str, interval: i64) -> Result<Vec<Point>, String> {
     while !rest.is_empty() {
         let (token, after) = rest.split_at(token_length(rest)?);
         if token.starts_with("{{") {
-            let histograms = native::sequence(token, MAX_VALUES)?;
-            values.extend(histograms.into_iter().map(|histogram| Some(Value::Native(histogram))));
+            let histograms = notation::sequence(token, MAX_VALUES)?;
+            values
+                .extend(histograms.into_iter().map(|native| Some(Value::Native(native.histogram))));
         } else {
             let mut numbers = Vec::new();
             item(token, &mut numbers)?;

@@ -10,8 +10,8 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use crate::codec::fields::Malformed;
 use crate::keys::window_start;
+use tributary_model::fields::Malformed;
 
 pub(crate) use clocks::Clocks;
 pub(crate) use page::{MAX_CHUNK_SAMPLES, Page, Place};

@@ -16,11 +16,11 @@ use super::{
 };
 use crate::cache::{Cache, Item};
 use crate::catalogue::decode_block;
-use crate::codec::fields::{Fields, Malformed};
 use crate::codec::histograms;
 use crate::error::Error;
 use crate::keys::window_start;
 use crate::sealed::unseal;
+use tributary_model::fields::{Fields, Malformed};
 
 /// Memory that an open block counts for at least: it holds a file open.
 const OPEN_BYTES: usize = 64 << 10;

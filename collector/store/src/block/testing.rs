@@ -2,8 +2,8 @@
 
 use super::read::Directory;
 use super::{BlockName, HEADER_BYTES, clocks, page};
-use crate::codec::fields::{put_bytes, put_signed, put_varint};
 use crate::keys::window_start;
+use tributary_model::fields::{put_bytes, put_signed, put_varint};
 
 /// A page with one chunk of each of two series.
 pub(crate) fn page(times: &[i64], bits: &[u64]) -> Vec<u8> {

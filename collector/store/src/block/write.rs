@@ -16,11 +16,11 @@ use super::{
     header, section_key, trailer,
 };
 use crate::catalogue::encode_series;
-use crate::codec::fields::{put_bytes, put_signed, put_varint};
 use crate::codec::histograms;
 use crate::error::Error;
 use crate::keys::window_start;
 use crate::sealed::{compressor, seal};
+use tributary_model::fields::{put_bytes, put_signed, put_varint};
 
 /// A section of label sets is closed when it passes this before compression.
 const SERIES_BYTES: usize = 64 << 10;

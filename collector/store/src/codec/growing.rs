@@ -6,7 +6,7 @@
 //! many bytes of a zigzagged difference from the last value that was an integer, 8 to 15 for 1 to 8 bytes of an XOR with the
 //! bits of the value before.
 
-use super::fields::{Malformed, unzigzag, zigzag};
+use tributary_model::fields::{Malformed, unzigzag, zigzag};
 
 /// Lower codes from here on are XORs, the first of one byte.
 const XOR: u32 = 8;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tributary_model::histogram::{CodecError, Histogram};
 
-use super::fields::Malformed;
+use tributary_model::fields::Malformed;
 
 /// Appends a histogram behind the one before it in the chunk.
 pub(crate) fn append(out: &mut Vec<u8>, before: Option<&Histogram>, histogram: &Histogram) {

@@ -1,7 +1,7 @@
 //! Runs of signed integers around a centre, in the smallest of four forms; the decoder is told how many there are.
 
 use super::bits::{BitReader, BitWriter};
-use super::fields::{Fields, Malformed, put_signed, put_varint, unzigzag, zigzag};
+use tributary_model::fields::{Fields, Malformed, put_signed, put_varint, unzigzag, zigzag};
 
 /// Every integer is the centre.
 const SAME: u8 = 0;

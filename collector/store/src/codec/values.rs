@@ -1,7 +1,7 @@
 //! A sealed chunk's values: one constant, decimals as integers, near decimals, or bits; always bit exact.
 
-use super::fields::{Fields, Malformed, put_signed, put_varint};
 use super::integers;
+use tributary_model::fields::{Fields, Malformed, put_signed, put_varint};
 
 /// Every value has these bits.
 const CONSTANT: u8 = 0;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tributary_model::sample::Numbers;
 
-use crate::codec::fields::Malformed;
 use crate::codec::growing::{self, Appender};
+use tributary_model::fields::Malformed;
 
 /// A sealed chunk; it lies in one window.
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use tributary_journal::{Journal, Position, Record};
 
 use super::{OpenReport, Replay, Resolver};
 use crate::batch::{Batch, StreamKey};
-use crate::codec::fields::Fields;
 use crate::core::Core;
 use crate::error::Error;
 use crate::record::{self, BatchHead, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE};
 use crate::writer::{Mark, Summaries, summarize};
+use tributary_model::fields::Fields;
 
 /// Records that wait for a reader.
 const QUEUE: usize = 256;

@@ -12,13 +12,13 @@ use crate::batch::StreamKey;
 use crate::block::testing::{clocks, directory, page};
 use crate::block::{Clocks, MAX_CHUNK_SAMPLES, Page};
 use crate::catalogue::{decode_block, encode_series};
-use crate::codec::fields::Fields;
 use crate::codec::{clock, growing, histograms, integers, values};
 use crate::flush::Stored;
 use crate::ledger::{Gap, Stream, stream_key};
 use crate::record::{self, BatchHead};
 use crate::sealed::{compressor, seal, unseal};
 use crate::tests::world::histogram;
+use tributary_model::fields::Fields;
 
 struct Random(u64);
 

@@ -14,11 +14,11 @@ use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Numbers, Sample, Timestamp};
 
 use crate::batch::{Accepted, Batch, GapEntry, SeriesId, StreamKey};
-use crate::codec::fields::{Fields, put_bytes, put_signed, put_varint};
 use crate::kv::memory::Memory;
 use crate::ledger::{put_stream_key, stream_key};
 use crate::recover::{OpenReport, Replay, ReplayError, Resolver};
 use crate::{Error, Options, SelectedSeries, Store};
+use tributary_model::fields::{Fields, put_bytes, put_signed, put_varint};
 
 /// 2023-11-14T22:00:00Z, the start of a window.
 pub(crate) const T0: i64 = 1_700_000_000_000 / 7_200_000 * 7_200_000;

@@ -1,7 +1,7 @@
 //! The times of a chunk of version 1.
 
 use super::pack;
-use crate::codec::fields::{Fields, Malformed, unzigzag};
+use tributary_model::fields::{Fields, Malformed, unzigzag};
 
 const STEADY: u8 = 0;
 const UNSTEADY: u8 = 1;

@@ -9,12 +9,12 @@ use std::ops::ControlFlow;
 
 use crate::block::{MAX_CHUNK_SAMPLES, Place, Writer};
 use crate::blocks::Entry;
-use crate::codec::fields::{Fields, Malformed};
 use crate::core::Core;
 use crate::error::Error;
 use crate::flush::in_order;
 use crate::keys::window_start;
 use crate::sealed::unseal;
+use tributary_model::fields::{Fields, Malformed};
 
 const PAGES_PREFIX: &str = "pages/";
 

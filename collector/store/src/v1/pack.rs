@@ -1,7 +1,7 @@
 //! In version 1: blocks of 32 non-negative integers, each block as wide as its largest.
 
 use crate::codec::bits::BitReader;
-use crate::codec::fields::Malformed;
+use tributary_model::fields::Malformed;
 
 /// Integers a block holds.
 const BLOCK: usize = 32;

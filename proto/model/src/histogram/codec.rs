@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::fields::{CUT, Fields, Malformed, put_signed, put_varint};
+
 use super::{Buckets, COARSEST, FINEST, Histogram, HistogramError, Parts, ResetHint, Schema, Span};
 
 /// Most buckets, and most custom bounds, of a histogram that is sent or stored. One with more is refused where it comes
@@ -100,7 +102,7 @@ impl Histogram {
         let sides = layout.sides()?;
         let xor =
             |base: Option<f64>, bits: u64| f64::from_bits(base.map_or(0, f64::to_bits) ^ bits);
-        let sum = xor(base.map(|base| base.sum), fields.bits()?);
+        let sum = xor(base.map(|base| base.sum), fields.u64_le()?);
         let total = sides.0 + sides.1 + 2;
         let each = if flags & WHOLE != 0 { 1 } else { 8 };
         if total.saturating_mul(each) > fields.0.len() {
@@ -118,7 +120,7 @@ impl Histogram {
         } else {
             let before = base.map(Self::counts).into_iter().flatten().map(Some);
             for before in before.chain(std::iter::repeat(None)).take(total) {
-                counts.push(xor(before, fields.bits()?));
+                counts.push(xor(before, fields.u64_le()?));
             }
         }
         *bytes = fields.0;
@@ -241,19 +243,19 @@ struct Layout {
 impl Layout {
     fn take(fields: &mut Fields<'_>, flags: u8) -> Result<Self, CodecError> {
         let schema = if flags & CUSTOM != 0 {
-            let count = fields.count(8)?;
+            let count = count(fields, 8)?;
             if count > MAX_BUCKETS {
                 return Err(CodecError::TooMany);
             }
             let bounds: Result<Vec<f64>, _> =
-                (0..count).map(|_| fields.bits().map(f64::from_bits)).collect();
+                (0..count).map(|_| fields.u64_le().map(f64::from_bits)).collect();
             Schema::Custom(bounds?.into())
         } else {
             let schema = i8::try_from(fields.byte()?).ok().and_then(|n| n.checked_add(COARSEST));
             let schema = schema.filter(|schema| *schema <= FINEST);
             Schema::Exponential(schema.ok_or(CodecError::Malformed("its schema is unknown"))?)
         };
-        let threshold = if flags & THRESHOLD != 0 { fields.bits()? } else { 0 };
+        let threshold = if flags & THRESHOLD != 0 { fields.u64_le()? } else { 0 };
         let zero_threshold = f64::from_bits(threshold);
         Ok(Self { schema, zero_threshold, positive: spans(fields)?, negative: spans(fields)? })
     }
@@ -293,7 +295,7 @@ impl Layout {
 }
 
 fn spans(fields: &mut Fields<'_>) -> Result<Vec<Span>, CodecError> {
-    let count = fields.count(2)?;
+    let count = count(fields, 2)?;
     if count > MAX_BUCKETS {
         return Err(CodecError::TooMany);
     }
@@ -326,68 +328,13 @@ fn hint_of(code: u8) -> ResetHint {
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let [low, ..] = value.to_le_bytes();
-        value >>= 7;
-        if value == 0 {
-            out.push(low & 0x7f);
-            return;
-        }
-        out.push(low | 0x80);
+/// A count of things that take at least `each` bytes in what is left.
+fn count(fields: &mut Fields<'_>, each: usize) -> Result<usize, CodecError> {
+    let count = fields.count()?;
+    if count.saturating_mul(each) > fields.0.len() {
+        return Err(CodecError::Truncated);
     }
-}
-
-/// Zigzag, then varint.
-fn put_signed(out: &mut Vec<u8>, value: i64) {
-    put_varint(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
-}
-
-/// Reads from the front; never past the end.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn byte(&mut self) -> Result<u8, CodecError> {
-        let (first, rest) = self.0.split_first().ok_or(CodecError::Truncated)?;
-        self.0 = rest;
-        Ok(*first)
-    }
-
-    fn bits(&mut self) -> Result<u64, CodecError> {
-        let (taken, rest) = self.0.split_first_chunk::<8>().ok_or(CodecError::Truncated)?;
-        self.0 = rest;
-        Ok(u64::from_le_bytes(*taken))
-    }
-
-    fn varint(&mut self) -> Result<u64, CodecError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(CodecError::Malformed("a number is over 64 bits"))
-    }
-
-    fn signed(&mut self) -> Result<i64, CodecError> {
-        let value = self.varint()?;
-        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
-    }
-
-    /// A count of things that take at least `each` bytes here.
-    fn count(&mut self, each: usize) -> Result<usize, CodecError> {
-        let count = usize::try_from(self.varint()?).map_err(|_| CodecError::Truncated)?;
-        if count.saturating_mul(each) > self.0.len() {
-            return Err(CodecError::Truncated);
-        }
-        Ok(count)
-    }
+    Ok(count)
 }
 
 /// Why bytes are not a histogram.
@@ -405,6 +352,12 @@ pub enum CodecError {
     /// What they say is not a histogram.
     #[error("a histogram is not valid: {0}")]
     Invalid(#[from] HistogramError),
+}
+
+impl From<Malformed> for CodecError {
+    fn from(error: Malformed) -> Self {
+        if error == CUT { Self::Truncated } else { Self::Malformed(error.0) }
+    }
 }
 
 #[cfg(test)]

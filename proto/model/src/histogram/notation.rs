@@ -1,21 +1,21 @@
-//! Native histograms as test files write them: `{{schema:1 sum:3 count:2 buckets:[1 0 1]}}`.
+//! Native histograms as test files of PromQL and of rules write them: `{{schema:1 sum:3 count:2 buckets:[1 0 1]}}`.
 
 use std::sync::Arc;
 
-use tributary_model::histogram::{
-    Buckets, CUSTOM_SCHEMA, Histogram, Parts, ResetHint, Schema, Span,
-};
-use tributary_model::number::parse_float;
+use super::{Buckets, CUSTOM_SCHEMA, Histogram, Parts, ResetHint, Schema, Span};
+use crate::number::parse_float;
 
 /// A histogram, and whether the text says what is known of resets.
-#[derive(Debug, Clone)]
-pub(super) struct Native {
-    pub(super) histogram: Arc<Histogram>,
-    pub(super) hint_given: bool,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Native {
+    /// The histogram.
+    pub histogram: Arc<Histogram>,
+    /// Whether `counter_reset_hint` stands in the text.
+    pub hint_given: bool,
 }
 
 /// Reads a histogram in double braces.
-pub(super) fn read(text: &str) -> Result<Native, String> {
+pub fn read(text: &str) -> Result<Native, String> {
     let inside = text.trim().strip_prefix("{{").and_then(|text| text.strip_suffix("}}"));
     let mut rest = inside.ok_or_else(|| format!("{text:?} is not a histogram"))?.trim();
     let mut parts = Parts::default();
@@ -62,7 +62,7 @@ pub(super) fn read(text: &str) -> Result<Native, String> {
 }
 
 /// `{{…}}`, `{{…}}x3`, `{{…}}+{{…}}x3`, `{{…}}-{{…}}x3`: at most `most` histograms.
-pub(super) fn sequence(token: &str, most: usize) -> Result<Vec<Arc<Histogram>>, String> {
+pub fn sequence(token: &str, most: usize) -> Result<Vec<Native>, String> {
     let bad = || format!("{token:?} is not a histogram, or several");
     let (values, tail) = token.rsplit_once("}}").ok_or_else(bad)?;
     let repeats = match tail.strip_prefix('x') {
@@ -72,24 +72,23 @@ pub(super) fn sequence(token: &str, most: usize) -> Result<Vec<Arc<Histogram>>, 
     };
     let operator = ["}}+{{", "}}-{{"].into_iter().find(|operator| values.contains(operator));
     let Some((start, change)) = operator.and_then(|operator| values.split_once(operator)) else {
-        let one = read(&format!("{values}}}}}"))?.histogram;
-        return Ok(vec![one; repeats + 1]);
+        return Ok(vec![read(&format!("{values}}}}}"))?; repeats + 1]);
     };
-    let mut current = read(&format!("{start}}}}}"))?.histogram;
+    let mut current = read(&format!("{start}}}}}"))?;
     let change = read(&format!("{{{{{change}}}}}"))?.histogram;
-    let mut out = vec![Arc::clone(&current)];
+    let mut out = vec![current.clone()];
     for _ in 0..repeats {
-        let next = Arc::make_mut(&mut current);
+        let next = Arc::make_mut(&mut current.histogram);
         let combined =
             if operator == Some("}}+{{") { next.add(&change) } else { next.subtract(&change) };
         combined.map_err(|e| e.to_string())?;
-        out.push(Arc::clone(&current));
+        out.push(current.clone());
     }
     Ok(out)
 }
 
 /// A histogram in the form in which it is written in tests.
-pub(super) fn text(histogram: &Histogram) -> String {
+pub fn text(histogram: &Histogram) -> String {
     let mut out = format!("{{{{schema:{}", histogram.schema().number());
     let numbers =
         |values: &[f64]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -182,7 +181,7 @@ mod tests {
     #[test]
     fn histograms_are_repeated_and_added() {
         let counts = |token: &str| -> Vec<f64> {
-            sequence(token, 100).unwrap().iter().map(|h| h.count()).collect()
+            sequence(token, 100).unwrap().iter().map(|n| n.histogram.count()).collect()
         };
         assert_eq!(counts("{{count:2}}"), [2.0]);
         assert_eq!(counts("{{count:2}}x2"), [2.0, 2.0, 2.0]);
