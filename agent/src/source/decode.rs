@@ -1,7 +1,9 @@
 //! Reads remote-write 1.0 messages where they lie: the bytes of a series' labels are looked up, not decoded again.
 
+use tributary_model::fields;
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::{Label, Labels, METRIC_NAME};
+use tributary_model::protobuf::{Value, field};
 use tributary_model::sample::Sample;
 use tributary_model::series::{Metadata, MetricType};
 use tributary_proto::remote::HistogramReader;
@@ -90,6 +92,12 @@ pub(crate) struct Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not a remote-write message: {0}")]
 pub(crate) struct Malformed(pub(super) &'static str);
+
+impl From<fields::Malformed> for Malformed {
+    fn from(error: fields::Malformed) -> Self {
+        Self(error.0)
+    }
+}
 
 /// What decoding remembers from message to message.
 #[derive(Debug)]
@@ -292,64 +300,6 @@ pub(super) fn kind(n: u64) -> MetricType {
         7 => MetricType::StateSet,
         _ => MetricType::Unknown,
     }
-}
-
-/// A field's value, by its wire type.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-    Fixed32,
-}
-
-/// The next field and its number; `None` at the end.
-#[inline]
-pub(super) fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malformed> {
-    if rest.is_empty() {
-        return Ok(None);
-    }
-    let tag = varint(rest)?;
-    if tag >> 3 == 0 {
-        return Err(Malformed("a field has the number 0"));
-    }
-    let value = match tag & 7 {
-        0 => Value::Varint(varint(rest)?),
-        1 => {
-            let (bytes, after) = rest.split_first_chunk().ok_or(CUT)?;
-            *rest = after;
-            Value::Fixed64(u64::from_le_bytes(*bytes))
-        }
-        2 => {
-            let length = usize::try_from(varint(rest)?).map_err(|_| CUT)?;
-            let (bytes, after) = rest.split_at_checked(length).ok_or(CUT)?;
-            *rest = after;
-            Value::Bytes(bytes)
-        }
-        5 => {
-            let (_, after) = rest.split_first_chunk::<4>().ok_or(CUT)?;
-            *rest = after;
-            Value::Fixed32
-        }
-        _ => return Err(Malformed("a field has an unknown wire type")),
-    };
-    Ok(Some((tag >> 3, value)))
-}
-
-const CUT: Malformed = Malformed("it ends in the middle of a field");
-
-#[inline]
-pub(super) fn varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    let mut n = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, after) = rest.split_first().ok_or(CUT)?;
-        *rest = after;
-        n |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            return Ok(n);
-        }
-    }
-    Err(Malformed("a number is too long"))
 }
 
 #[cfg(test)]

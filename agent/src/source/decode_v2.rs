@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
+use tributary_model::fields::Fields;
+use tributary_model::protobuf::{Value, field};
 use tributary_model::series::{Metadata, MetricType};
 
-use super::decode::{Decoded, MAX_LABELS, Malformed, Memory, Value, field, kind, look, varint};
+use super::decode::{Decoded, MAX_LABELS, Malformed, Memory, kind, look};
 use super::intern::Series;
 use crate::allow::rules::Rules;
 
@@ -51,9 +53,10 @@ impl Memory {
         let mut rest = message;
         while let Some(field) = field(&mut rest)? {
             match field {
-                (1, Value::Bytes(mut packed)) => {
-                    while !packed.is_empty() && references.len() <= 2 * MAX_LABELS {
-                        references.push(varint(&mut packed)?);
+                (1, Value::Bytes(packed)) => {
+                    let mut packed = Fields(packed);
+                    while !packed.0.is_empty() && references.len() <= 2 * MAX_LABELS {
+                        references.push(packed.varint()?);
                     }
                 }
                 (1, Value::Varint(reference)) if references.len() <= 2 * MAX_LABELS => {

@@ -9,6 +9,7 @@ pub mod histogram;
 pub mod label;
 pub mod matcher;
 pub mod number;
+pub mod protobuf;
 pub mod quote;
 pub mod regex;
 pub mod sample;

@@ -70,7 +70,7 @@ impl Bits {
     /// Appends Go's `binary.PutUvarint`.
     fn unsigned(&mut self, value: u64) {
         let mut bytes = Vec::new();
-        super::wire::append_varint(&mut bytes, value);
+        tributary_model::fields::put_varint(&mut bytes, value);
         for byte in bytes {
             self.push(u64::from(byte), 8);
         }

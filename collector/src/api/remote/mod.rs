@@ -3,7 +3,6 @@
 pub mod chunk;
 pub mod histogram_chunk;
 pub mod read;
-pub mod wire;
 pub mod write;
 
 /// Longest message once decompressed; one that says it is longer is refused before memory is taken for it.

@@ -7,13 +7,14 @@ use futures_util::{StreamExt as _, TryFutureExt as _, stream};
 use http::{HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tributary_model::fields::{Malformed, put_varint};
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::{MatchOp, Matcher};
+use tributary_model::protobuf::{Message, Value, field};
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_proto::remote::write_histogram;
 
-use super::wire::{Malformed, Message, Value, append_varint, field};
 use super::{MAX_MESSAGE_BYTES, chunk, histogram_chunk};
 use crate::api::envelope::plain;
 use crate::api::{Api, Scope};
@@ -266,7 +267,7 @@ impl Taker for Frames {
         let histograms = histogram_chunk::split(histograms).map(histogram_message);
         for message in numbers.chain(histograms) {
             series.bytes(2, &message);
-            if series.len() > FRAME_BYTES {
+            if series.size() > FRAME_BYTES {
                 // The rest of the series goes into another frame.
                 let full = std::mem::replace(&mut series, head.clone());
                 if !self.send(&full.into_bytes()) {
@@ -285,7 +286,7 @@ impl Frames {
         message.bytes(1, series).integer(2, self.index);
         let message = message.into_bytes();
         let mut frame = Vec::with_capacity(message.len() + 14);
-        append_varint(&mut frame, u64::try_from(message.len()).unwrap_or(u64::MAX));
+        put_varint(&mut frame, u64::try_from(message.len()).unwrap_or(u64::MAX));
         frame.extend_from_slice(&crc32c::crc32c(&message).to_be_bytes());
         frame.extend_from_slice(&message);
         self.frames.blocking_send(Bytes::from(frame)).is_ok()

@@ -11,14 +11,15 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode, header};
+use tributary_model::fields::Malformed;
 use tributary_model::label::{Labels, METRIC_NAME};
+use tributary_model::protobuf::{Value, field};
 use tributary_model::sample::Sample;
 use tributary_model::series::{Metadata, MetricType};
 use tributary_proto::remote::HistogramReader;
 use tributary_store::Accepted;
 
 use super::MAX_MESSAGE_BYTES;
-use super::wire::{Malformed, Value, field};
 use crate::api::Api;
 use crate::api::auth::Known;
 use crate::api::envelope::plain;
@@ -280,8 +281,8 @@ fn kind(n: u64) -> MetricType {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Message;
     use super::*;
+    use tributary_model::protobuf::Message;
 
     fn label(name: &str, value: &str) -> Vec<u8> {
         let mut label = Message::default();

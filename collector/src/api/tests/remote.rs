@@ -13,9 +13,9 @@ use tributary_store::Accepted;
 use super::{api, with_push};
 use crate::api::auth::Known;
 use crate::api::remote::chunk;
-use crate::api::remote::wire::{Message, Value, field};
 use crate::api::remote::write::{Outcome, Push, Pushed, Sink};
 use crate::local::Samples;
+use tributary_model::protobuf::{Message, Value, field};
 
 /// Remembers what was pushed.
 #[derive(Default)]

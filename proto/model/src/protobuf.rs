@@ -1,11 +1,7 @@
-//! Reads and writes the fields of protobuf messages.
+//! The fields of protobuf messages, as remote write and remote read have them. Encoding:
+//! <https://protobuf.dev/programming-guides/encoding/>.
 
-/// The bytes are not a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub &'static str);
-
-const CUT: Malformed = Malformed("it ends in the middle of a field");
+use crate::fields::{Fields, Malformed, put_bytes, put_varint};
 
 /// A field's value, by its wire type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,48 +17,28 @@ pub enum Value<'a> {
 }
 
 /// Takes the next field and its number; `None` at the end.
+#[inline]
 pub fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malformed> {
     if rest.is_empty() {
         return Ok(None);
     }
-    let tag = varint(rest)?;
+    let mut fields = Fields(rest);
+    let tag = fields.varint()?;
+    if tag >> 3 == 0 {
+        return Err(Malformed("a field has the number 0"));
+    }
     let value = match tag & 7 {
-        0 => Value::Varint(varint(rest)?),
-        1 => {
-            let (bytes, after) = rest.split_first_chunk().ok_or(CUT)?;
-            *rest = after;
-            Value::Fixed64(u64::from_le_bytes(*bytes))
-        }
-        2 => {
-            let length = usize::try_from(varint(rest)?).map_err(|_| CUT)?;
-            let (bytes, after) = rest.split_at_checked(length).ok_or(CUT)?;
-            *rest = after;
-            Value::Bytes(bytes)
-        }
+        0 => Value::Varint(fields.varint()?),
+        1 => Value::Fixed64(fields.u64_le()?),
+        2 => Value::Bytes(fields.bytes()?),
         5 => {
-            let (_, after) = rest.split_first_chunk::<4>().ok_or(CUT)?;
-            *rest = after;
+            fields.take(4)?;
             Value::Fixed32
         }
         _ => return Err(Malformed("a field has an unknown wire type")),
     };
-    match tag >> 3 {
-        0 => Err(Malformed("a field has the number 0")),
-        number => Ok(Some((number, value))),
-    }
-}
-
-fn varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    let mut n = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, after) = rest.split_first().ok_or(CUT)?;
-        *rest = after;
-        n |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            return Ok(n);
-        }
-    }
-    Err(Malformed("a number is too long"))
+    *rest = fields.0;
+    Ok(Some((tag >> 3, value)))
 }
 
 /// A message in the making. As in proto3, numbers that are 0 are left out.
@@ -76,7 +52,7 @@ impl Message {
     }
 
     /// How many bytes so far.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.0.len()
     }
 
@@ -84,7 +60,7 @@ impl Message {
     pub fn integer(&mut self, number: u8, value: u64) -> &mut Self {
         if value != 0 {
             self.0.push(number << 3);
-            append_varint(&mut self.0, value);
+            put_varint(&mut self.0, value);
         }
         self
     }
@@ -101,22 +77,8 @@ impl Message {
     /// A text, bytes, or a message inside; written even if empty.
     pub fn bytes(&mut self, number: u8, value: &[u8]) -> &mut Self {
         self.0.push(number << 3 | 2);
-        append_varint(&mut self.0, u64::try_from(value.len()).unwrap_or(u64::MAX));
-        self.0.extend_from_slice(value);
+        put_bytes(&mut self.0, value);
         self
-    }
-}
-
-/// Appends a number, seven bits a byte, lowest first.
-pub fn append_varint(out: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let low = u8::try_from(value & 0x7f).unwrap_or(0);
-        value >>= 7;
-        if value == 0 {
-            out.push(low);
-            return;
-        }
-        out.push(low | 0x80);
     }
 }
 
