@@ -298,7 +298,10 @@ mod tests {
         let found = folder.store().select(&[], everything.0, everything.1).unwrap();
         let mut read = Vec::new();
         for series in found {
-            series.read_histograms(everything.0, everything.1, &mut read).unwrap();
+            let (from, to) = everything;
+            series
+                .read(from, to, &mut tributary_model::sample::Numbers::default(), &mut read)
+                .unwrap();
         }
         assert_eq!(read, [histogram]);
     }

@@ -29,6 +29,9 @@ use crate::api::client::ClientError;
 use crate::app::files::StartError;
 use crate::config::{Config, ConfigError};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Exit code for a failed check.
 const CHECK_FAILED: u8 = 1;
 /// Exit code for wrong usage or a configuration that cannot be used.

@@ -291,13 +291,12 @@ fn dump(store: &Store, selector: Option<&Selector>, out: &mut impl Write) -> any
     let (mut samples, mut histograms) = (Numbers::default(), Vec::new());
     for series in store.select(matchers, from, to)? {
         samples.clear();
-        series.read(from, to, &mut samples)?;
+        histograms.clear();
+        series.read(from, to, &mut samples, &mut histograms)?;
         let labels = labels_json(&series.labels);
         for sample in samples.iter() {
             writeln!(out, "{} {:016x} {labels}", sample.at, sample.value.to_bits())?;
         }
-        histograms.clear();
-        series.read_histograms(from, to, &mut histograms)?;
         for sample in &histograms {
             let mut bytes = Vec::new();
             sample.histogram.encode(None, &mut bytes);

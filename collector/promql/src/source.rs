@@ -36,21 +36,17 @@ pub struct Series {
 /// Reads the samples of one series. Numbers and native histograms are columns of their own, as nearly every series has
 /// only one of them. No two samples of a series have the same time.
 pub trait SampleReader: Send + Sync {
-    /// Appends the numbers from `from` to `to`, both included, in order of time, staleness markers too.
-    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError>;
-
-    /// Appends the native histograms from `from` to `to`, as [`SampleReader::read`] does. Without its own
-    /// implementation: there are none.
-    fn read_histograms(
+    /// Appends the numbers and the native histograms from `from` to `to`, both included, in order of time, staleness
+    /// markers too.
+    fn read(
         &self,
-        _from: Timestamp,
-        _to: Timestamp,
-        _out: &mut Vec<HistogramSample>,
-    ) -> Result<(), SourceError> {
-        Ok(())
-    }
+        from: Timestamp,
+        to: Timestamp,
+        numbers: &mut Numbers,
+        histograms: &mut Vec<HistogramSample>,
+    ) -> Result<(), SourceError>;
 
-    /// Appends since when each of the samples counts that the other two methods append for the same times: either one
+    /// Appends since when each of the samples counts that [`SampleReader::read`] appends for the same times: either one
     /// for each, or nothing if none is known. A time of zero stands for one that is not known.
     fn read_starts(
         &self,
@@ -167,18 +163,15 @@ impl Source for Memory {
 struct MemoryReader(Arc<Kept>);
 
 impl SampleReader for MemoryReader {
-    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError> {
-        out.extend(self.0.samples.between(from, to).0.iter().copied());
-        Ok(())
-    }
-
-    fn read_histograms(
+    fn read(
         &self,
         from: Timestamp,
         to: Timestamp,
-        out: &mut Vec<HistogramSample>,
+        numbers: &mut Numbers,
+        histograms: &mut Vec<HistogramSample>,
     ) -> Result<(), SourceError> {
-        out.extend_from_slice(self.0.histograms.between(from, to).0);
+        numbers.extend(self.0.samples.between(from, to).0.iter().copied());
+        histograms.extend_from_slice(self.0.histograms.between(from, to).0);
         Ok(())
     }
 

@@ -291,3 +291,30 @@ fn extreme_times_do_no_harm() {
         }
     }
 }
+
+#[test]
+fn names_that_nothing_looks_at_still_tell_series_apart() {
+    let mut source = Memory::default();
+    let samples = |rise: f64| (0..11).map(move |i| Sample::new(i * 60_000, rise * i as f64));
+    for (name, pod, rise) in
+        [("asked_total", "a", 60.0), ("asked_total", "b", 120.0), ("answered_total", "a", 60.0)]
+    {
+        let labels = Labels::from_pairs([("__name__", name), ("pod", pod)]).unwrap();
+        source.add(&labels, samples(rise));
+    }
+    let at = Timestamp::from_millis(600_000);
+    let ask = |text: &str| instant(&parse(text).unwrap(), &source, at, &Options::default());
+    let one = ask("sum by (pod, __name__) (rate(asked_total[5m]))").unwrap();
+    let Value::Vector(found) = one.value else { panic!("{:?}", one.value) };
+    let found: Vec<String> = found.iter().map(|sample| sample.labels.to_string()).collect();
+    assert_eq!(found, [r#"{pod="a"}"#, r#"{pod="b"}"#]);
+    for both in [
+        "rate({pod=~\".+\"}[5m])",
+        "count by (pod) (rate({pod=~\".+\"}[5m]))",
+        "count(max_over_time(rate({pod=~\".+\"}[5m])[5m:1m]))",
+    ] {
+        assert!(matches!(ask(both), Err(EvalError::SameLabels)), "{both}");
+    }
+    assert!(ask("count by (pod) (rate({pod=~\"b\"}[5m]))").is_ok());
+    assert!(ask("count by (pod) (last_over_time({pod=~\".+\"}[5m]))").is_ok());
+}

@@ -72,8 +72,7 @@ impl Json {
 
     /// `[1.500,"2"]`, the form of samples in vectors and matrices.
     pub fn sample(&mut self, sample: Sample) -> &mut Self {
-        self.raw("[").millis(sample.at).raw(",\"");
-        self.raw(&number::format_json(sample.value)).raw("\"]")
+        self.raw("[").millis(sample.at).raw(",").float(sample.value).raw("]")
     }
 
     /// `[1.500,{"count":"3","sum":"4","buckets":[[0,"1","2","3"]]}]`: a native histogram at its time. A bucket's first
@@ -102,7 +101,9 @@ impl Json {
 
     /// A number in quotes.
     fn float(&mut self, value: f64) -> &mut Self {
-        self.raw("\"").raw(&number::format_json(value)).raw("\"")
+        self.0.push(b'"');
+        number::append_json(&mut self.0, value);
+        self.raw("\"")
     }
 
     /// `[1.5,"2"]`, the form of a scalar: shortest time, value without exponent.
@@ -113,7 +114,8 @@ impl Json {
 
     /// Seconds in the shortest form, as Go writes a float in JSON.
     pub fn seconds(&mut self, at: Timestamp) -> &mut Self {
-        self.raw(&number::format_json(at.as_secs_f64()))
+        number::append_json(&mut self.0, at.as_secs_f64());
+        self
     }
 
     /// Anything that serde can write, with the escapes of [`Json::text`].
@@ -126,12 +128,11 @@ impl Json {
     /// Seconds with no decimals or exactly three.
     fn millis(&mut self, at: Timestamp) -> &mut Self {
         let millis = at.as_millis();
-        if millis < 0 {
+        if (-999..0).contains(&millis) {
             self.raw("-");
         }
-        let magnitude = millis.unsigned_abs();
-        self.raw(&(magnitude / 1000).to_string());
-        let fraction = magnitude % 1000;
+        number::append_integer(&mut self.0, millis / 1000);
+        let fraction = millis.unsigned_abs() % 1000;
         if fraction != 0 {
             self.raw(&format!(".{fraction:03}"));
         }
@@ -140,6 +141,13 @@ impl Json {
 
     fn escaped(&mut self, text: &str, html: bool) -> &mut Self {
         self.0.push(b'"');
+        // U+2028 and U+2029 begin with 0xe2.
+        let plain = |b: &u8| *b >= 0x20 && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2);
+        if text.as_bytes().iter().all(plain) {
+            self.raw(text);
+            self.0.push(b'"');
+            return self;
+        }
         for c in text.chars() {
             match c {
                 '"' => self.0.extend_from_slice(b"\\\""),

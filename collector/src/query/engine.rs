@@ -1,7 +1,7 @@
 //! Evaluates a job over a source of series, with matchers that no expression can avoid.
 
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tributary_model::histogram::HistogramSample;
@@ -22,10 +22,9 @@ const DEFAULT_STEP: Duration = Duration::from_secs(60);
 /// Threads that one evaluation may use; it starts them only for many series. More would rather take from other queries.
 const MAX_THREADS: usize = 4;
 
-/// As many as there are processors, within the bound.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS)
-}
+/// As many as there are processors, within the bound. Asked once: it takes a look at the control group's files.
+static THREADS: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS));
 
 /// Evaluates; asks `watch` at every node whether to stop.
 pub fn evaluate(job: &Job, source: &dyn Source, watch: &Watch) -> Result<Answer, QueryError> {
@@ -51,7 +50,7 @@ pub fn evaluate(job: &Job, source: &dyn Source, watch: &Watch) -> Result<Answer,
         lookback: job.lookback,
         max_samples: job.max_samples,
         default_step: DEFAULT_STEP,
-        threads: threads(),
+        threads: *THREADS,
         interrupt: Some(Arc::new(interrupt)),
         features: job.features,
         query: text.into(),

@@ -32,17 +32,14 @@ struct Reader(SelectedSeries);
 
 // Since when samples count, which `read_starts` would hand out, the store does not keep.
 impl SampleReader for Reader {
-    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError> {
-        self.0.read(from, to, out).map_err(SourceError::new)
-    }
-
-    fn read_histograms(
+    fn read(
         &self,
         from: Timestamp,
         to: Timestamp,
-        out: &mut Vec<HistogramSample>,
+        numbers: &mut Numbers,
+        histograms: &mut Vec<HistogramSample>,
     ) -> Result<(), SourceError> {
-        self.0.read_histograms(from, to, out).map_err(SourceError::new)
+        self.0.read(from, to, numbers, histograms).map_err(SourceError::new)
     }
 }
 
@@ -74,8 +71,8 @@ impl Engine for StoreEngine {
                 }
                 numbers.clear();
                 histograms.clear();
-                series.read(look.from, look.to, &mut numbers).map_err(failed)?;
-                series.read_histograms(look.from, look.to, &mut histograms).map_err(failed)?;
+                let read = series.read(look.from, look.to, &mut numbers, &mut histograms);
+                read.map_err(failed)?;
                 let last = numbers.iter().last().map(Point::Number);
                 let last = last.into_iter().chain(histograms.pop().map(Point::Histogram));
                 if let Some(last) = last.max_by_key(Point::at) {
@@ -99,8 +96,8 @@ impl Engine for StoreEngine {
                 numbers.clear();
                 samples.clear();
                 histograms.clear();
-                series.read(look.from, look.to, &mut numbers).map_err(failed)?;
-                series.read_histograms(look.from, look.to, &mut histograms).map_err(failed)?;
+                let read = series.read(look.from, look.to, &mut numbers, &mut histograms);
+                read.map_err(failed)?;
                 samples.extend(numbers.iter());
                 let none = samples.is_empty() && histograms.is_empty();
                 if !none && !take(&series.labels, &samples, &histograms) {

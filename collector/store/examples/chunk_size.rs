@@ -46,6 +46,10 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
+fn front(slots: &mut [u64], count: usize) -> &mut [u64] {
+    slots.get_mut(..count).unwrap_or_default()
+}
+
 fn measure(name: &str, series: &[Series], length: usize) -> Result<(), Failure> {
     let count: usize = series.iter().map(Vec::len).sum();
     let chunks = |series: &Series| -> Vec<(Vec<i64>, Vec<u64>)> {
@@ -66,10 +70,21 @@ fn measure(name: &str, series: &[Series], length: usize) -> Result<(), Failure> 
             .collect();
         encode = encode.min(start.elapsed());
         let start = Instant::now();
-        let mut back = Vec::new();
-        for (bytes, (_, bits)) in encoded.iter().zip(&chunks) {
-            back.clear();
-            values::decode(bytes, bits.len(), &mut back)?;
+        let mut back = vec![0; 2 * length];
+        for pair in encoded.iter().zip(&chunks).collect::<Vec<_>>().chunks(2) {
+            let (one_slots, other_slots) = back.split_at_mut(length);
+            match pair {
+                [(one, (_, bits)), (other, (_, other_bits))] => {
+                    let slots =
+                        [front(one_slots, bits.len()), front(other_slots, other_bits.len())];
+                    values::decode_two([one, other], slots)?;
+                }
+                rest => {
+                    for (bytes, (_, bits)) in rest {
+                        values::decode(bytes, front(one_slots, bits.len()))?;
+                    }
+                }
+            }
             std::hint::black_box(&back);
         }
         decode = decode.min(start.elapsed());
@@ -77,8 +92,8 @@ fn measure(name: &str, series: &[Series], length: usize) -> Result<(), Failure> 
     let mut back = Vec::new();
     let mut kinds: BTreeMap<u8, (usize, usize)> = BTreeMap::new();
     for (bytes, (_, bits)) in encoded.iter().zip(&chunks) {
-        back.clear();
-        values::decode(bytes, bits.len(), &mut back)?;
+        back.resize(bits.len(), 0);
+        values::decode(bytes, &mut back)?;
         if back != *bits {
             return Err("not every value came back".into());
         }

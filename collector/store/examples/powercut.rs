@@ -161,7 +161,7 @@ fn check(dir: &Path, log: &Path) -> Outcome<String> {
     let mut seen = std::collections::HashMap::new();
     for series in &found {
         let mut samples = Numbers::default();
-        series.read(Timestamp::MIN, Timestamp::MAX, &mut samples)?;
+        series.read(Timestamp::MIN, Timestamp::MAX, &mut samples, &mut Vec::new())?;
         for at in samples.times {
             *seen.entry(at).or_insert(0u32) += 1;
         }

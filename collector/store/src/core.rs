@@ -9,7 +9,7 @@ use tributary_model::label::Labels;
 
 use crate::Options;
 use crate::batch::SeriesId;
-use crate::block::{Place, Recent};
+use crate::block::{Place, Recent, decode};
 use crate::blocks::Blocks;
 use crate::error::Error;
 use crate::head::{Head, Value};
@@ -192,13 +192,15 @@ impl Core {
         let mut histograms = Vec::new();
         for name in self.blocks.overlapping(shard, window, window) {
             let Some(block) = self.blocks.block(shard, &name)? else { continue };
-            let mut visit = |times: &[i64], values: &[u64]| {
-                let here = times.binary_search(&at).ok().and_then(|place| values.get(place));
-                found = found.or(here.copied());
-            };
             let cache = &self.blocks.cache;
-            let recent = &mut Recent::default();
-            let read = block.read(cache, recent, place, (at, at), &mut visit);
+            let mut chunks = Vec::new();
+            let read = block.find(cache, &mut Recent::default(), place, (at, at), &mut chunks);
+            let read = read.and_then(|()| {
+                decode(&chunks, &mut Vec::new(), |times, values| {
+                    let here = times.binary_search(&at).ok().and_then(|place| values.get(place));
+                    found = found.or(here.copied());
+                })
+            });
             read.map_err(|e| self.blocks.count(e))?;
             let read = block.read_histograms(cache, place, (at, at), &mut histograms);
             read.map_err(|e| self.blocks.count(e))?;

@@ -246,20 +246,15 @@ impl Head {
         self.slot(series)?.find(at)
     }
 
-    /// The native histograms of a series between two times, both inclusive; in no particular order over chunks.
-    pub(crate) fn histograms(&self, series: u32, from: i64, to: i64) -> HistogramPieces {
-        let histograms = self.slot(series).and_then(|slot| slot.histograms.as_ref());
-        histograms.map(|histograms| histograms.read(from, to)).unwrap_or_default()
-    }
-
-    /// Appends the samples of a series between two times, both inclusive; in no particular order over chunks.
+    /// Appends the numbers of a series between two times, both inclusive, in no particular order over chunks; gives its
+    /// native histograms, not decoded yet.
     pub(crate) fn read(
         &self,
         series: u32,
         (from, to): (i64, i64),
         out: &mut Numbers,
-    ) -> Result<(), Malformed> {
-        let Some(slot) = self.slot(series) else { return Ok(()) };
+    ) -> Result<HistogramPieces, Malformed> {
+        let Some(slot) = self.slot(series) else { return Ok(HistogramPieces::default()) };
         let overlaps = |chunk: &&Arc<Chunk>| chunk.min <= to && from <= chunk.max;
         for chunk in slot.frozen.iter().chain(&slot.sealed).filter(overlaps) {
             chunk.read_between((from, to), out)?;
@@ -270,7 +265,7 @@ impl Head {
         let begin = slot.late.partition_point(|(at, _)| *at < from);
         let inside = slot.late.iter().skip(begin).take_while(|(at, _)| *at <= to);
         out.extend(inside.map(|(at, value)| Sample::new(*at, f64::from_bits(*value))));
-        Ok(())
+        Ok(slot.histograms.as_ref().map(|all| all.read(from, to)).unwrap_or_default())
     }
 
     /// Sets everything older than `before`, a window's start, aside for blocks. It stays readable.

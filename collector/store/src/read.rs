@@ -2,21 +2,23 @@
 
 mod histograms;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use roaring::RoaringBitmap;
+use tributary_model::histogram::{Histogram, HistogramSample};
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Numbers, Timestamp};
 
-use crate::block::{Block, BlockName, Place, Recent};
+use crate::block::{Block, BlockName, Found, Place, Recent, decode};
 use crate::core::{Core, Shard};
 use crate::error::Error;
+use crate::flush::in_order;
 use crate::head::Head;
 use crate::index::Index;
 use crate::keys::window;
+use histograms::with_hints;
 
 /// A series that may have samples in the range it was selected for.
 #[derive(Clone)]
@@ -49,7 +51,13 @@ struct Lane {
     /// The shard and the generation of these blocks.
     of: Option<(u32, u64)>,
     blocks: Vec<Kept>,
+    /// Those of the series being read, and room for their values.
+    chunks: Vec<Found>,
+    bits: Vec<u64>,
 }
+
+/// Times and histograms.
+type Histograms = Vec<(i64, Arc<Histogram>)>;
 
 struct Kept {
     name: BlockName,
@@ -61,73 +69,70 @@ struct Kept {
 const KEPT_BLOCKS: usize = 32;
 
 impl SelectedSeries {
-    /// Appends the samples between two times, both inclusive, by ascending time. Of a range wider than the one the
-    /// series was selected for, the part outside may be missing.
-    pub fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), Error> {
-        let (from, to) = (from.as_millis(), to.as_millis());
-        let start = out.len();
+    /// Appends the samples between two times, both inclusive, by ascending time: numbers and native histograms, of which
+    /// a series mostly has only one. Of a range wider than the one the series was selected for, the part outside may be
+    /// missing. What histograms say of resets follows from the one before, as Prometheus' storage has it; of the first
+    /// one it is not known.
+    pub fn read(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        numbers: &mut Numbers,
+        histograms: &mut Vec<HistogramSample>,
+    ) -> Result<(), Error> {
+        let range = (from.as_millis(), to.as_millis());
+        let start = numbers.len();
+        let mut found = Vec::new();
         let core = &self.plan.core;
-        loop {
+        let in_memory = loop {
             let generation = core.generation.load(Ordering::Acquire);
-            self.blocks(generation, (from, to), &mut |block, recent| {
-                self.numbers(block, recent, (from, to), out)
-            })?;
-            let read = self.shard.head().read(self.place.series, (from, to), out);
-            read.map_err(Error::damaged("a chunk in memory"))?;
+            self.blocks(generation, range, numbers, &mut found)?;
+            let read = self.shard.head().read(self.place.series, range, numbers);
+            let in_memory = read.map_err(Error::damaged("a chunk in memory"))?;
             if core.generation.load(Ordering::Acquire) == generation {
-                break;
+                break in_memory;
             }
             // Samples moved meanwhile, which happens once in minutes.
-            out.truncate(start);
+            numbers.truncate(start);
+            found.clear();
+        };
+        numbers.sort_from(start);
+        in_memory.append(range, &mut found).map_err(Error::damaged("a chunk in memory"))?;
+        if !found.is_empty() {
+            in_order(&mut found);
+            let numbers = numbers.times.get(start..).unwrap_or_default();
+            histograms.extend(with_hints(found, numbers));
         }
-        out.sort_from(start);
         Ok(())
     }
 
-    /// Appends what a block has.
-    fn numbers(
-        &self,
-        block: &Block,
-        recent: &mut Recent,
-        (from, to): (i64, i64),
-        out: &mut Numbers,
-    ) -> Result<(), Error> {
-        let mut visit = |times: &[i64], values: &[u64]| {
-            // Nearly always all of them.
-            let begin = match times.first() {
-                Some(first) if *first >= from => 0,
-                _ => times.partition_point(|at| *at < from),
-            };
-            let end = match times.last() {
-                Some(last) if *last <= to => times.len(),
-                _ => times.partition_point(|at| *at <= to),
-            };
-            let inside = values.get(begin..end).unwrap_or_default();
-            out.times.extend_from_slice(times.get(begin..end).unwrap_or_default());
-            out.values.extend(inside.iter().map(|bits| f64::from_bits(*bits)));
-        };
-        block.read(&self.plan.core.blocks.cache, recent, self.place, (from, to), &mut visit)
-    }
-
-    /// Visits the blocks of a range.
+    /// Appends what blocks have.
     fn blocks(
         &self,
         generation: u64,
         range: (i64, i64),
-        visit: &mut dyn FnMut(&Block, &mut Recent) -> Result<(), Error>,
+        numbers: &mut Numbers,
+        histograms: &mut Histograms,
     ) -> Result<(), Error> {
         let mut lane = self.plan.lanes().pop().unwrap_or_default();
-        let read = self.blocks_of(&mut lane, generation, range, visit);
+        lane.chunks.clear();
+        let found = self.find(&mut lane, generation, range, histograms);
+        let read = found.and_then(|()| {
+            decode(&lane.chunks, &mut lane.bits, |times, values| {
+                append((times, values), range, numbers);
+            })
+        });
         self.plan.lanes().push(lane);
         read.map_err(|e| self.plan.core.blocks.count(e))
     }
 
-    fn blocks_of(
+    /// Finds the chunks of numbers, and appends the histograms.
+    fn find(
         &self,
         lane: &mut Lane,
         generation: u64,
         (from, to): (i64, i64),
-        visit: &mut dyn FnMut(&Block, &mut Recent) -> Result<(), Error>,
+        histograms: &mut Histograms,
     ) -> Result<(), Error> {
         let (shard, blocks) = (self.shard.id, &self.plan.core.blocks);
         if lane.of != Some((shard, generation)) {
@@ -144,7 +149,9 @@ impl SelectedSeries {
                 None => blocks.block(shard, &kept.name)?,
             };
             let Some(block) = opened else { continue };
-            visit(&block, &mut kept.recent)?;
+            let cache = &blocks.cache;
+            block.find(cache, &mut kept.recent, self.place, (from, to), &mut lane.chunks)?;
+            block.read_histograms(cache, self.place, (from, to), histograms)?;
             if keep {
                 kept.block = Some(block);
             } else {
@@ -153,6 +160,22 @@ impl SelectedSeries {
         }
         Ok(())
     }
+}
+
+/// Appends the numbers of a chunk that lie in the range.
+fn append((times, values): (&[i64], &[u64]), (from, to): (i64, i64), out: &mut Numbers) {
+    // Nearly always all of them.
+    let begin = match times.first() {
+        Some(first) if *first >= from => 0,
+        _ => times.partition_point(|at| *at < from),
+    };
+    let end = match times.last() {
+        Some(last) if *last <= to => times.len(),
+        _ => times.partition_point(|at| *at <= to),
+    };
+    let inside = values.get(begin..end).unwrap_or_default();
+    out.times.extend_from_slice(times.get(begin..end).unwrap_or_default());
+    out.values.extend(inside.iter().map(|bits| f64::from_bits(*bits)));
 }
 
 impl Plan {
@@ -240,7 +263,7 @@ fn texts(
     find: impl Fn(&Index, Option<&RoaringBitmap>, &dyn Fn(u32) -> bool) -> Vec<Arc<str>>,
 ) -> Vec<String> {
     let (from, to) = (from.as_millis(), to.as_millis());
-    let mut out: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut out: Vec<Arc<str>> = Vec::new();
     for shard in core.shards() {
         let index = shard.index();
         let head = shard.head();
@@ -249,6 +272,9 @@ fn texts(
         let wanted = |number| alive(&head, number, from, to);
         out.extend(find(&index, selected.as_ref().or(recent), &wanted));
     }
+    // Each shard's are in order: the stable sort merges them.
+    out.sort();
+    out.dedup();
     out.iter().map(ToString::to_string).collect()
 }
 

@@ -70,13 +70,23 @@ impl Labels {
 
     /// The metric name, or the empty string.
     pub fn metric_name(&self) -> &str {
-        self.value(METRIC_NAME)
+        // Nearly always the first label.
+        self.find_near(METRIC_NAME, &mut 0).map_or("", |label| &label.value)
     }
 
     /// The pair with this name, if it is there.
     pub fn find(&self, name: &str) -> Option<&Label> {
         let at = self.0.binary_search_by(|label| (*label.name).cmp(name)).ok()?;
         self.0.get(at)
+    }
+
+    /// As [`Labels::find`] does; looks at the place at which the label was found before, and keeps where it is.
+    pub fn find_near(&self, name: &str, place: &mut usize) -> Option<&Label> {
+        if let Some(label) = self.0.get(*place).filter(|label| *label.name == *name) {
+            return Some(label);
+        }
+        *place = self.0.binary_search_by(|label| (*label.name).cmp(name)).ok()?;
+        self.0.get(*place)
     }
 
     /// The pairs in order of their names.

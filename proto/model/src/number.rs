@@ -19,6 +19,32 @@ pub fn format_exponent(value: f64) -> String {
 /// The form of sample values in Prometheus' JSON: plain, but with an exponent below 1e-6 and from 1e21 on
 /// (`util/jsonutil/marshal.go`).
 pub fn format_json(value: f64) -> String {
+    let mut text = Vec::new();
+    append_json(&mut text, value);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Appends what [`format_json`] gives.
+pub fn append_json(out: &mut Vec<u8>, value: f64) {
+    let magnitude = value.abs();
+    if magnitude < 1e15 && value.fract() == 0.0 && (magnitude != 0.0 || value.is_sign_positive()) {
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^53")]
+        let whole = value as i64;
+        append_integer(out, whole);
+    } else if (1e-4..1e15).contains(&magnitude) {
+        // Neither needs an exponent there.
+        out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
+    } else {
+        out.extend_from_slice(json(value).as_bytes());
+    }
+}
+
+/// Appends a whole number.
+pub fn append_integer(out: &mut Vec<u8>, value: i64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn json(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) && magnitude.is_finite() {
         format_exponent(value)
@@ -97,6 +123,17 @@ fn parse_hex(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_quick_ways_write_the_same(bits in any::<u64>(), small in any::<i32>(), power in 0..9_i32) {
+            let decimal = f64::from(small) / 10f64.powi(power);
+            for value in [f64::from_bits(bits), f64::from(small), decimal, decimal * 1e6, decimal / 1e3] {
+                prop_assert_eq!(format_json(value), json(value));
+            }
+        }
+    }
 
     #[test]
     fn formats_as_go() {

@@ -143,11 +143,14 @@ impl Numbers {
         self.times.iter().zip(&self.values).map(|(at, value)| Sample::new(*at, *value))
     }
 
-    /// Brings what stands from `start` on in order of time, the first of each time only.
+    /// Brings what stands from `start` on in order of time, the first of each time only. Times must be less than 2^62
+    /// from zero.
     pub fn sort_from(&mut self, start: usize) {
         let new = self.times.get(start..).unwrap_or_default();
-        // Counting sees quickest that there is nothing to do.
-        if new.iter().zip(new.iter().skip(1)).filter(|(a, b)| a >= b).count() == 0 {
+        // Quickest it is seen so that there is nothing to do: no difference less one is negative.
+        let steps =
+            new.iter().zip(new.iter().skip(1)).map(|(a, b)| b.wrapping_sub(*a).wrapping_sub(1));
+        if steps.fold(0, |all, step| all | step) >= 0 {
             return;
         }
         let mut samples: Vec<Sample> = self.iter().skip(start).collect();

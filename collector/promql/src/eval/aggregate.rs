@@ -1,19 +1,21 @@
 //! Aggregations over groups of series.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
+
 use tributary_model::label::{Label, Labels, METRIC_NAME};
-use tributary_model::sample::is_stale;
 
 use super::grid::Grid;
+use super::labels::hash_of;
 use super::series::{Points, Series, without_empty};
+use super::states::{Count, Deviation, Each, Least, Most, One, States, Sums, Variance};
 use super::{Evaluator, workers};
 use crate::ast::operator::AggregateOp;
 use crate::ast::{Aggregate, Span};
 use crate::functions::native_sum::{HistogramAccumulator, HistogramMean, HistogramSum};
-use crate::functions::number::{self, Mean, Sum, is_quantile};
+use crate::functions::number::{self, Mean, is_quantile};
 use crate::functions::remark::{Remark, Remarks};
 use crate::value::EvalError;
 
@@ -40,29 +42,61 @@ fn groups_by(label: &Label, aggregate: &Aggregate) -> bool {
 
 /// The groups in order of their first series.
 pub(super) fn groups(series: &[Series], aggregate: &Aggregate) -> Vec<Group> {
-    let hasher = RandomState::new();
+    let mut kept = Kept::new(aggregate);
+    let hasher = RandomState::default();
     // Groups by the hash of their labels: most series find their group without a label set being made for them.
-    let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
+    let mut places: HashMap<u64, Vec<usize>, RandomState> = HashMap::with_hasher(hasher.clone());
     let mut groups: Vec<Group> = Vec::new();
+    let mut last = 0;
     for (index, series) in series.iter().enumerate() {
-        let kept = || series.labels.iter().filter(|label| groups_by(label, aggregate));
-        let mut hash = hasher.build_hasher();
-        kept().for_each(|label| label.hash(&mut hash));
-        let places = places.entry(hash.finish()).or_default();
-        let same = |place: &&usize| groups.get(**place).is_some_and(|g| kept().eq(g.labels.iter()));
-        let known = places.iter().find(same).copied();
-        let place = known.unwrap_or_else(|| {
-            let labels = grouping_labels(&series.labels, aggregate);
-            places.push(groups.len());
-            groups.push(Group { labels, drop_name: false, members: Vec::new() });
-            groups.len() - 1
-        });
-        if let Some(group) = groups.get_mut(place) {
+        let labels = kept.of(&series.labels);
+        let is = |group: &Group| labels.iter().copied().eq(group.labels.iter());
+        // Neighbours are often of one group.
+        if !groups.get(last).is_some_and(is) {
+            let places = places.entry(hash_of(&hasher, labels.iter().copied())).or_default();
+            let known = places.iter().find(|place| groups.get(**place).is_some_and(is)).copied();
+            last = known.unwrap_or_else(|| {
+                let labels = grouping_labels(&series.labels, aggregate);
+                places.push(groups.len());
+                groups.push(Group { labels, drop_name: false, members: Vec::new() });
+                groups.len() - 1
+            });
+        }
+        if let Some(group) = groups.get_mut(last) {
             group.members.push(index);
             group.drop_name |= series.drop_name;
         }
     }
     groups
+}
+
+/// Picks the labels by which an aggregation groups.
+struct Kept<'a, 'l> {
+    aggregate: &'a Aggregate,
+    /// For `by`: the names in order, and where each stood in the labels before. Series have their labels in the same
+    /// places, mostly.
+    names: Vec<(&'a str, usize)>,
+    labels: Vec<&'l Label>,
+}
+
+impl<'a, 'l> Kept<'a, 'l> {
+    fn new(aggregate: &'a Aggregate) -> Self {
+        let mut names: Vec<_> = aggregate.grouping.iter().map(|name| (name.as_str(), 0)).collect();
+        names.sort_unstable();
+        names.dedup();
+        Self { aggregate, names, labels: Vec::new() }
+    }
+
+    fn of(&mut self, labels: &'l Labels) -> &[&'l Label] {
+        self.labels.clear();
+        if self.aggregate.without {
+            self.labels.extend(labels.iter().filter(|label| groups_by(label, self.aggregate)));
+        } else {
+            let names = self.names.iter_mut();
+            self.labels.extend(names.filter_map(|(name, place)| labels.find_near(name, place)));
+        }
+        &self.labels
+    }
 }
 
 impl Evaluator<'_> {
@@ -78,19 +112,19 @@ impl Evaluator<'_> {
             | AggregateOp::Limitk
             | AggregateOp::LimitRatio => self.rank(aggregate, grid),
             AggregateOp::Quantile => self.quantile(aggregate, grid),
-            AggregateOp::Sum => self.fold::<Total, Among<HistogramSum>>(aggregate, grid),
-            AggregateOp::Avg => self.fold::<Mean, Among<HistogramMean>>(aggregate, grid),
-            AggregateOp::Count => self.fold::<Count, Counted>(aggregate, grid),
-            AggregateOp::Group => self.fold::<One, Counted>(aggregate, grid),
-            AggregateOp::Min => self.fold::<Least, Ignored>(aggregate, grid),
-            AggregateOp::Max => self.fold::<Most, Ignored>(aggregate, grid),
-            AggregateOp::Stddev => self.fold::<Deviation, Ignored>(aggregate, grid),
-            AggregateOp::Stdvar => self.fold::<Variance, Ignored>(aggregate, grid),
+            AggregateOp::Sum => self.fold::<Sums, Among<HistogramSum>>(aggregate, grid),
+            AggregateOp::Avg => self.fold::<Each<Mean>, Among<HistogramMean>>(aggregate, grid),
+            AggregateOp::Count => self.fold::<Each<Count>, Counted>(aggregate, grid),
+            AggregateOp::Group => self.fold::<Each<One>, Counted>(aggregate, grid),
+            AggregateOp::Min => self.fold::<Each<Least>, Ignored>(aggregate, grid),
+            AggregateOp::Max => self.fold::<Each<Most>, Ignored>(aggregate, grid),
+            AggregateOp::Stddev => self.fold::<Each<Deviation>, Ignored>(aggregate, grid),
+            AggregateOp::Stdvar => self.fold::<Each<Variance>, Ignored>(aggregate, grid),
         }
     }
 
     /// An aggregation that takes one value after the other.
-    fn fold<A: Accumulator, H: OfHistograms>(
+    fn fold<S: States, H: OfHistograms>(
         &mut self,
         aggregate: &Aggregate,
         grid: Grid,
@@ -99,13 +133,12 @@ impl Evaluator<'_> {
         let groups = groups(&series, aggregate);
         let weight = series.len() / groups.len().max(1) * grid.count;
         let budget = &self.budget;
-        let folded =
-            workers::map(budget, &groups, weight, |states: &mut Vec<Option<A>>, group| {
-                budget.check()?;
-                let (points, remarks) = fold::<A, H>(&series, group, states, grid);
-                budget.hold(points.size())?;
-                Ok((points, remarks))
-            })?;
+        let folded = workers::map(budget, &groups, weight, |states: &mut S, group| {
+            budget.check()?;
+            let (points, remarks) = fold::<S, H>(&series, group, states, grid);
+            budget.hold(points.size())?;
+            Ok((points, remarks))
+        })?;
         let mut out = Vec::with_capacity(groups.len());
         for (group, (points, remarks)) in groups.into_iter().zip(folded) {
             self.remark_histograms(aggregate, remarks);
@@ -170,34 +203,25 @@ impl Evaluator<'_> {
 }
 
 /// What the series of a group come to. `states` is room that is reused from group to group.
-fn fold<A: Accumulator, H: OfHistograms>(
+fn fold<S: States, H: OfHistograms>(
     series: &[Series],
     group: &Group,
-    states: &mut Vec<Option<A>>,
+    states: &mut S,
     grid: Grid,
 ) -> (Points, HistogramRemarks) {
-    states.clear();
-    states.resize_with(grid.count, || None);
+    states.reset(grid.count);
     let mut histograms = H::default();
     for member in group.members.iter().filter_map(|index| series.get(*index)) {
         let (first, values) = member.points.column();
-        for (state, value) in states.iter_mut().skip(first).zip(values) {
-            if is_stale(*value) {
-                continue;
-            }
-            match state {
-                Some(state) => state.add(*value),
-                none => *none = Some(A::first(*value)),
-            }
-        }
+        states.add_column(first, values);
         histograms.add(member, states);
     }
     let mut points = Points::with_capacity(grid.count);
     let mut remarks = HistogramRemarks::default();
     histograms.finish(states, &mut points, &mut remarks);
-    for (step, state) in states.iter().enumerate() {
-        if let Some(state) = state {
-            points.push(step, state.result());
+    for step in 0..grid.count {
+        if let Some(value) = states.result(step) {
+            points.push(step, value);
         }
     }
     (points, remarks)
@@ -224,15 +248,10 @@ struct HistogramRemarks {
 /// What an aggregation makes of the histograms of a group.
 trait OfHistograms: Default {
     /// Takes the histograms of a series after its numbers.
-    fn add<A: Accumulator>(&mut self, series: &Series, states: &mut [Option<A>]);
+    fn add(&mut self, series: &Series, states: &mut impl States);
 
     /// Adds results; takes back those of numbers where nothing can come of both.
-    fn finish<A: Accumulator>(
-        self,
-        states: &mut [Option<A>],
-        points: &mut Points,
-        remarks: &mut HistogramRemarks,
-    );
+    fn finish(self, states: &mut impl States, points: &mut Points, remarks: &mut HistogramRemarks);
 }
 
 /// They are left out, which is remarked.
@@ -240,16 +259,11 @@ trait OfHistograms: Default {
 struct Ignored(bool);
 
 impl OfHistograms for Ignored {
-    fn add<A: Accumulator>(&mut self, series: &Series, _: &mut [Option<A>]) {
+    fn add(&mut self, series: &Series, _: &mut impl States) {
         self.0 |= !series.points.histograms().is_empty();
     }
 
-    fn finish<A: Accumulator>(
-        self,
-        _: &mut [Option<A>],
-        _: &mut Points,
-        remarks: &mut HistogramRemarks,
-    ) {
+    fn finish(self, _: &mut impl States, _: &mut Points, remarks: &mut HistogramRemarks) {
         remarks.ignored = self.0;
     }
 }
@@ -259,18 +273,13 @@ impl OfHistograms for Ignored {
 struct Counted;
 
 impl OfHistograms for Counted {
-    fn add<A: Accumulator>(&mut self, series: &Series, states: &mut [Option<A>]) {
+    fn add(&mut self, series: &Series, states: &mut impl States) {
         for (step, _) in series.points.histograms() {
-            match states.get_mut(*step) {
-                Some(Some(state)) => state.add(0.0),
-                Some(none) => *none = Some(A::first(0.0)),
-                None => {}
-            }
+            states.add_column(*step, &[0.0]);
         }
     }
 
-    fn finish<A: Accumulator>(self, _: &mut [Option<A>], _: &mut Points, _: &mut HistogramRemarks) {
-    }
+    fn finish(self, _: &mut impl States, _: &mut Points, _: &mut HistogramRemarks) {}
 }
 
 /// They are aggregated among themselves: by step, the state, or nothing if they cannot be.
@@ -286,7 +295,7 @@ impl<H> Default for Among<H> {
 }
 
 impl<H: HistogramAccumulator> OfHistograms for Among<H> {
-    fn add<A: Accumulator>(&mut self, series: &Series, _: &mut [Option<A>]) {
+    fn add(&mut self, series: &Series, _: &mut impl States) {
         for (step, histogram) in series.points.histograms() {
             match self.states.get_mut(step) {
                 Some(state) => {
@@ -302,166 +311,15 @@ impl<H: HistogramAccumulator> OfHistograms for Among<H> {
         }
     }
 
-    fn finish<A: Accumulator>(
-        self,
-        states: &mut [Option<A>],
-        points: &mut Points,
-        remarks: &mut HistogramRemarks,
-    ) {
+    fn finish(self, states: &mut impl States, points: &mut Points, remarks: &mut HistogramRemarks) {
         remarks.mixed_schemas = self.mixed_schemas;
         for (step, histograms) in self.states {
-            if let Some(numbers) = states.get_mut(step)
-                && numbers.take().is_some()
-            {
+            if states.take(step) {
                 remarks.mixed_samples = true;
             } else if let Some(histograms) = histograms {
                 let result = histograms.result(&mut remarks.other).compacted();
                 points.push_histogram(step, Arc::new(result));
             }
         }
-    }
-}
-
-/// The state of an aggregation after at least one value.
-trait Accumulator: Send {
-    fn first(value: f64) -> Self;
-    fn add(&mut self, value: f64);
-    fn result(&self) -> f64;
-}
-
-struct Total(Sum);
-
-impl Accumulator for Total {
-    fn first(value: f64) -> Self {
-        Self(Sum::of(value))
-    }
-
-    fn add(&mut self, value: f64) {
-        self.0 = self.0.plus(value);
-    }
-
-    fn result(&self) -> f64 {
-        self.0.total()
-    }
-}
-
-impl Accumulator for Mean {
-    fn first(value: f64) -> Self {
-        Self::of(value)
-    }
-
-    fn add(&mut self, value: f64) {
-        Self::add(self, value);
-    }
-
-    fn result(&self) -> f64 {
-        self.value()
-    }
-}
-
-struct Count(f64);
-
-impl Accumulator for Count {
-    fn first(_: f64) -> Self {
-        Self(1.0)
-    }
-
-    fn add(&mut self, _: f64) {
-        self.0 += 1.0;
-    }
-
-    fn result(&self) -> f64 {
-        self.0
-    }
-}
-
-struct One;
-
-impl Accumulator for One {
-    fn first(_: f64) -> Self {
-        Self
-    }
-
-    fn add(&mut self, _: f64) {}
-
-    fn result(&self) -> f64 {
-        1.0
-    }
-}
-
-struct Least(f64);
-
-impl Accumulator for Least {
-    fn first(value: f64) -> Self {
-        Self(value)
-    }
-
-    fn add(&mut self, value: f64) {
-        if self.0 > value || self.0.is_nan() {
-            self.0 = value;
-        }
-    }
-
-    fn result(&self) -> f64 {
-        self.0
-    }
-}
-
-struct Most(f64);
-
-impl Accumulator for Most {
-    fn first(value: f64) -> Self {
-        Self(value)
-    }
-
-    fn add(&mut self, value: f64) {
-        if self.0 < value || self.0.is_nan() {
-            self.0 = value;
-        }
-    }
-
-    fn result(&self) -> f64 {
-        self.0
-    }
-}
-
-/// Welford's running variance.
-struct Variance {
-    mean: f64,
-    squares: f64,
-    count: f64,
-}
-
-impl Accumulator for Variance {
-    fn first(value: f64) -> Self {
-        let squares = if value.is_finite() { 0.0 } else { f64::NAN };
-        Self { mean: value, squares, count: 1.0 }
-    }
-
-    fn add(&mut self, value: f64) {
-        self.count += 1.0;
-        let delta = value - self.mean;
-        self.mean += delta / self.count;
-        self.squares += delta * (value - self.mean);
-    }
-
-    fn result(&self) -> f64 {
-        self.squares / self.count
-    }
-}
-
-struct Deviation(Variance);
-
-impl Accumulator for Deviation {
-    fn first(value: f64) -> Self {
-        Self(Variance::first(value))
-    }
-
-    fn add(&mut self, value: f64) {
-        self.0.add(value);
-    }
-
-    fn result(&self) -> f64 {
-        self.0.result().sqrt()
     }
 }

@@ -1,8 +1,10 @@
 //! Label sets of results: names dropped, equal sets merged, `label_replace` and `label_join`.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hash, Hasher};
 
+use foldhash::quality::RandomState;
 use tributary_model::label::{Label, Labels, METRIC_NAME};
 use tributary_model::regex::Regex;
 
@@ -17,18 +19,23 @@ const IDENTITY: [&str; 3] = [METRIC_NAME, "__type__", "__unit__"];
 
 /// Without the labels that say what the metric is.
 pub(super) fn without_identity(labels: &Labels) -> Labels {
-    labels.filter(|label| !is_identity(label))
+    labels.filter(|label| !is_identity(&label.name))
 }
 
-fn is_identity(label: &Label) -> bool {
-    IDENTITY.contains(&&*label.name)
+/// Whether a label of this name says what a metric is.
+pub(super) fn is_identity(name: &str) -> bool {
+    name.starts_with("__") && IDENTITY.contains(&name)
 }
 
 /// Whether all are of the same metric, as far as those labels say.
 pub(super) fn same_identity<'a>(mut all: impl Iterator<Item = &'a Labels>) -> bool {
-    let identity = |labels: &'a Labels| IDENTITY.map(|name| labels.value(name));
-    let Some(first) = all.next().map(identity) else { return true };
-    all.all(|labels| identity(labels) == first)
+    // They stand near the front: only capital letters come before underscores.
+    let identity = |labels: &'a Labels| {
+        let front = labels.iter().take_while(|label| *label.name <= *"__unit__");
+        front.filter(|label| is_identity(&label.name))
+    };
+    let Some(first) = all.next() else { return true };
+    all.all(|labels| identity(labels).eq(identity(first)))
 }
 
 /// Merges series with equal labels; an error if two have a value at the same step.
@@ -52,14 +59,31 @@ pub(super) fn merge(series: Vec<Series>) -> Result<Vec<Series>, EvalError> {
     Ok(out)
 }
 
-/// Fails if two series have equal labels.
+/// Fails if two series have equal labels, leaving aside those that are to go.
 pub(super) fn check_unique(series: &[Series]) -> Result<(), EvalError> {
-    let mut seen = std::collections::HashSet::with_capacity(series.len());
-    if series.iter().all(|series| seen.insert(&series.labels)) {
-        Ok(())
-    } else {
-        Err(EvalError::SameLabels)
+    let hasher = RandomState::default();
+    let mut hashes = HashSet::with_capacity_and_hasher(series.len(), hasher.clone());
+    let hash = |series: &Series| hash_of(&hasher, stay(series));
+    if series.iter().all(|series| hashes.insert(hash(series))) {
+        return Ok(());
     }
+    // Equal hashes are equal labels, most likely.
+    let mut seen = HashSet::with_capacity(series.len());
+    let unique = series.iter().all(|series| seen.insert(stay(series).collect::<Vec<_>>()));
+    if unique { Ok(()) } else { Err(EvalError::SameLabels) }
+}
+
+/// The labels of a series without those that are to go.
+fn stay(series: &Series) -> impl Iterator<Item = &Label> {
+    let drop_name = series.drop_name;
+    series.labels.iter().filter(move |label| !(drop_name && is_identity(&label.name)))
+}
+
+/// The hash of labels in their order.
+pub(super) fn hash_of<'a>(hasher: &RandomState, labels: impl Iterator<Item = &'a Label>) -> u64 {
+    let mut hash = hasher.build_hasher();
+    labels.for_each(|label| label.hash(&mut hash));
+    hash.finish()
 }
 
 impl Evaluator<'_> {

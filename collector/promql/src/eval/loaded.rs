@@ -6,7 +6,7 @@ use tributary_model::histogram::{Histogram, HistogramSample, ResetHint};
 use tributary_model::sample::{Numbers, Sample, Timestamp, is_stale};
 
 use super::budget::Budget;
-use super::series::histogram_size;
+use super::series::{any_stale, histogram_size};
 use crate::source::{self, Starts};
 use crate::value::EvalError;
 
@@ -33,8 +33,7 @@ impl Loaded {
         budget.check()?;
         self.clear();
         let (from, to) = (Timestamp::from_millis(from), Timestamp::from_millis(to));
-        series.samples.read(from, to, &mut self.numbers)?;
-        series.samples.read_histograms(from, to, &mut self.histograms)?;
+        series.samples.read(from, to, &mut self.numbers, &mut self.histograms)?;
         if with_starts {
             series.samples.read_starts(from, to, &mut self.starts)?;
         }
@@ -50,8 +49,7 @@ impl Loaded {
 
     /// Whether there are numbers only, no staleness marker among them, of which nothing else is known.
     pub(super) fn is_plain(&self) -> bool {
-        let stale = self.numbers.values.iter().filter(|value| is_stale(**value)).count();
-        self.histograms.is_empty() && !self.has_starts() && stale == 0
+        self.histograms.is_empty() && !self.has_starts() && !any_stale(&self.numbers.values)
     }
 
     pub(super) fn clear(&mut self) {

@@ -24,9 +24,10 @@ mod series;
 mod set;
 mod slide;
 mod sort;
+mod states;
 mod stretches;
 mod subquery;
-mod totals;
+mod wanted;
 mod workers;
 
 use std::fmt;
@@ -175,7 +176,7 @@ struct Evaluator<'a> {
     times: Times,
     annotations: Annotations,
     budget: Budget<'a>,
-    totals: totals::Totals,
+    wanted: wanted::Wanted,
 }
 
 impl<'a> Evaluator<'a> {
@@ -187,7 +188,7 @@ impl<'a> Evaluator<'a> {
             times,
             annotations,
             budget: Budget::new(options),
-            totals: totals::Totals::default(),
+            wanted: wanted::Wanted::default(),
         }
     }
 
@@ -243,10 +244,10 @@ impl<'a> Evaluator<'a> {
     }
 
     fn node(&mut self, expr: &Expr, grid: Grid) -> Result<Data, EvalError> {
-        let outer = self.totals;
-        self.totals = outer.below(expr);
+        let outer = self.wanted;
+        self.wanted = outer.below(expr);
         let data = self.node_of_kind(expr, grid);
-        self.totals = outer;
+        self.wanted = outer;
         data
     }
 

@@ -12,7 +12,7 @@ use crate::signature::Function;
 use crate::value::EvalError;
 
 /// The function that computes a range function's values, if `function` is one.
-fn window_function(function: Function) -> Option<WindowFunction> {
+pub(super) fn window_function(function: Function) -> Option<WindowFunction> {
     Some(match function {
         Function::Rate => counter::rate,
         Function::Increase => counter::increase,
@@ -86,7 +86,7 @@ impl Evaluator<'_> {
             grid,
             budget: &self.budget,
             with_starts: uses_starts && self.options.features.start_timestamps,
-            totals_only: self.totals.only(),
+            totals_only: self.wanted.only_totals(),
         };
         let weight = workers::READING + grid.count * 4;
         let slid = workers::map(&self.budget, &ranged.series, weight, |scratch, series| {
@@ -118,7 +118,9 @@ impl Evaluator<'_> {
                 self.remark_non_counter(call, series.labels().metric_name());
             }
             let drop_name = !keeps_name || series.drops_name();
-            let labels = if drop_name && !self.delayed() {
+            // Remarks on histograms may name the metric.
+            let may_stay = self.wanted.no_identity() && points.histograms().is_empty();
+            let labels = if drop_name && !self.delayed() && !may_stay {
                 without_identity(series.labels())
             } else {
                 series.labels().clone()

@@ -60,7 +60,7 @@ impl Evaluator<'_> {
         let latest = Latest { grid, reference, lookback: self.lookback(), take };
         let bounds = latest.bounds();
         let selected = self.select(&selector.matchers, bounds.0, bounds.1)?;
-        let (budget, totals_only) = (&self.budget, self.totals.only());
+        let (budget, totals_only) = (&self.budget, self.wanted.only_totals());
         let points = workers::map(
             budget,
             &selected,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tributary_model::histogram::Histogram;
 use tributary_model::label::Labels;
-use tributary_model::sample::{STALE_NAN_BITS, is_stale, stale_nan};
+use tributary_model::sample::{is_stale, stale_nan};
 
 use crate::value::Element;
 
@@ -47,6 +47,12 @@ const PREPARED_STEPS: usize = 4096;
 /// What a histogram takes beside its buckets and spans, in bytes, by Prometheus' count.
 const HISTOGRAM_BYTES: usize = 168;
 
+/// Whether any of the values is a staleness marker. Mostly none is even a NaN, which is seen several at a time.
+pub(crate) fn any_stale(values: &[f64]) -> bool {
+    values.iter().filter(|value| value.is_nan()).count() > 0
+        && values.iter().any(|value| is_stale(*value))
+}
+
 /// A histogram's share of the limit on samples: its bytes over a sample's.
 pub(crate) fn histogram_size(histogram: &Histogram) -> usize {
     let side =
@@ -60,6 +66,8 @@ pub(crate) fn histogram_size(histogram: &Histogram) -> usize {
 pub(crate) struct Points {
     first: usize,
     values: Vec<f64>,
+    /// Whether there may be gaps among the numbers.
+    gaps: bool,
     /// By step, at steps that have no number.
     histograms: Vec<(usize, Arc<Histogram>)>,
 }
@@ -82,12 +90,13 @@ impl Points {
 
     /// Nothing at any of the steps; to be filled with [`Points::slots`].
     pub(crate) fn empty_slots(steps: usize) -> Self {
-        Self::dense(vec![stale_nan(); steps])
+        Self { values: vec![stale_nan(); steps], gaps: true, ..Self::default() }
     }
 
     /// The steps' places for numbers, gaps included; of all steps if made by [`Points::empty_slots`] or
     /// [`Points::dense`].
     pub(crate) fn slots(&mut self) -> &mut [f64] {
+        self.gaps = true;
         &mut self.values
     }
 
@@ -118,6 +127,7 @@ impl Points {
         let index = step.saturating_sub(self.first);
         if index > self.values.len() {
             self.values.resize(index, stale_nan());
+            self.gaps = true;
         }
         self.values.push(value);
     }
@@ -161,7 +171,9 @@ impl Points {
     pub(crate) fn map(&mut self, mut change: impl FnMut(usize, f64) -> Option<f64>) {
         for (i, value) in self.values.iter_mut().enumerate() {
             if !is_stale(*value) {
-                *value = change(self.first + i, *value).unwrap_or_else(stale_nan);
+                let changed = change(self.first + i, *value);
+                self.gaps |= changed.is_none();
+                *value = changed.unwrap_or_else(stale_nan);
             }
         }
     }
@@ -182,6 +194,7 @@ impl Points {
 
     /// Sets the number at a step, whatever the order.
     fn put(&mut self, step: usize, value: f64) {
+        self.gaps = true;
         if self.values.is_empty() {
             self.first = step;
         }
@@ -212,8 +225,13 @@ impl Points {
 
     /// How much it holds, in samples.
     pub(crate) fn size(&self) -> usize {
-        let floats = self.values.iter().filter(|value| value.to_bits() != STALE_NAN_BITS).count();
-        floats + self.histograms.iter().map(|(_, h)| histogram_size(h)).sum::<usize>()
+        let gaps = if self.gaps {
+            self.values.iter().filter(|value| is_stale(**value)).count()
+        } else {
+            0
+        };
+        self.values.len() - gaps
+            + self.histograms.iter().map(|(_, h)| histogram_size(h)).sum::<usize>()
     }
 
     /// Whether there is no value.
@@ -225,7 +243,8 @@ impl Points {
     pub(crate) fn merge(&mut self, other: &Self) -> bool {
         let first = self.first.min(other.first);
         let end = (self.first + self.values.len()).max(other.first + other.values.len());
-        let mut all = Self { first, values: vec![stale_nan(); end - first], ..Self::default() };
+        let values = vec![stale_nan(); end - first];
+        let mut all = Self { first, values, gaps: true, ..Self::default() };
         let mut disjoint = true;
         for (step, value) in self.floats().chain(other.floats()) {
             if let Some(slot) = all.values.get_mut(step - first) {

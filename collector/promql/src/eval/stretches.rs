@@ -21,24 +21,28 @@ pub(super) enum Rise {
 #[derive(Debug, Default)]
 pub(super) struct Stretches {
     times: Vec<i64>,
-    /// The windows with at least two samples.
-    windows: Vec<Stretched>,
-    /// The step of each window, and what its factor comes from.
-    origins: Vec<(usize, Stretch)>,
+    /// The windows with at least two samples, those together that follow each other and are alike.
+    runs: Vec<Run>,
     /// Room for the indices of values below the one before.
     falls: Vec<usize>,
 }
 
-/// What has to be known of a window for every series: kept small, as all windows together should stay near the processor.
+/// Windows that follow each other, a step apart. All but their places is the same, as it mostly is for samples and steps
+/// that are evenly spaced.
 #[derive(Debug)]
-struct Stretched {
-    /// The index of its first sample.
-    first: u32,
-    /// The index of its last sample.
-    last: u32,
+struct Run {
+    /// The step of the first window.
+    step: usize,
+    windows: usize,
+    /// The index of the first window's first sample.
+    first: usize,
+    /// The next window begins and ends so many samples behind the one before.
+    samples_apart: usize,
+    /// The first window; the others are as long, with their samples in the same places.
+    of: Stretch,
     /// Seconds between the first and the last sample.
     sampled: f64,
-    /// A little more than the seconds that it is stretched over before the first sample, if zero is not crossed.
+    /// A little more than the seconds that a window is stretched over before the first sample, if zero is not crossed.
     to_start: f64,
     /// What the rise is multiplied by, if zero is not crossed.
     factor: f64,
@@ -53,8 +57,7 @@ impl Stretches {
         }
         self.times.clear();
         self.times.extend_from_slice(times);
-        self.windows.clear();
-        self.origins.clear();
+        self.runs.clear();
         let (mut from, mut to) = (0, 0);
         for (step, time) in grid.times() {
             let (start, end) = ranged.window(time);
@@ -65,62 +68,41 @@ impl Stretches {
                 from += 1;
             }
             let Some([first, .., last]) = times.get(from..to) else { continue };
-            let stretch = Stretch { start, end, first: *first, last: *last, gaps: to - 1 - from };
-            let (sampled, to_start, _) = stretch.edges();
-            // Whether zero is crossed is asked twice, the first time without a division.
-            let to_start = to_start * (1.0 + 1e-9);
-            let factor = stretch.factor(None, rise == Rise::PerSecond);
-            let [first, last] = [from, to - 1].map(|i| u32::try_from(i).unwrap_or(u32::MAX));
-            self.windows.push(Stretched { first, last, sampled, to_start, factor });
-            self.origins.push((step, stretch));
+            let window = Stretch { start, end, first: *first, last: *last, gaps: to - 1 - from };
+            if !self.runs.last_mut().is_some_and(|run| run.takes(step, from, &window)) {
+                self.runs.push(Run::begin(rise, step, from, window));
+            }
         }
     }
 
     /// The rise of each window over these values.
     pub(super) fn rises(&mut self, rise: Rise, values: &[f64]) -> Points {
-        let counter = rise != Rise::Gauge;
-        self.find_falls(if counter { values } else { &[] });
+        self.find_falls(if rise == Rise::Gauge { &[] } else { values });
+        let windows = self.runs.iter().map(|run| run.windows).sum();
+        let mut rises = Vec::with_capacity(windows);
         let mut falls = self.falls.as_slice();
-        let window_rise = |(number, window): (usize, &Stretched)| {
-            let (first, last) = (place(window.first), place(window.last));
-            let value = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-            let before = value(first);
-            let mut difference = value(last) - before;
-            if !falls.is_empty() {
-                let passed = falls.iter().take_while(|fall| **fall <= first).count();
-                falls = falls.get(passed..).unwrap_or_default();
-                // A fall is a reset: what was there before it has been counted.
-                let inside = falls.iter().take_while(|fall| **fall <= last);
-                difference = inside.fold(difference, |rise, fall| rise + value(fall - 1));
+        for run in &self.runs {
+            if falls.is_empty() {
+                run.rises(rise, values, &mut rises);
+            } else {
+                run.rises_with_falls(rise, values, &mut falls, &mut rises);
             }
-            let from_zero = counter
-                && difference > 0.0
-                && before >= 0.0
-                && window.sampled * before < window.to_start * difference;
-            let factor = match self.origins.get(number) {
-                Some((_, stretch)) if from_zero => {
-                    stretch.factor(Some((before, difference)), rise == Rise::PerSecond)
-                }
-                _ => window.factor,
-            };
-            difference * factor
+        }
+        let Some((begin, end)) = self.runs.first().zip(self.runs.last()) else {
+            return Points::default();
         };
-        let rises: Vec<f64> = self.windows.iter().enumerate().map(window_rise).collect();
-        let first_step = self.origins.first().map_or(0, |(step, _)| *step);
-        let last_step = self.origins.last().map_or(0, |(step, _)| *step);
-        if last_step - first_step + 1 == self.windows.len() {
-            return Points::from_column(first_step, rises);
+        if end.step + end.windows - begin.step == windows {
+            return Points::from_column(begin.step, rises);
         }
-        let mut points = Points::with_capacity(last_step + 1);
-        for (rise, (step, _)) in rises.iter().zip(&self.origins) {
-            points.push(*step, *rise);
-        }
+        let mut points = Points::with_capacity(end.step + end.windows);
+        let steps = self.runs.iter().flat_map(|run| run.step..run.step + run.windows);
+        steps.zip(rises).for_each(|(step, rise)| points.push(step, rise));
         points
     }
 
     fn find_falls(&mut self, values: &[f64]) {
         self.falls.clear();
-        let pairs = || values.iter().zip(values.iter().skip(1));
+        let pairs = || values.iter().zip(values.get(1..).unwrap_or_default());
         // Nearly always there is none, which counting sees quickest.
         if pairs().filter(|(before, value)| value < before).count() > 0 {
             let falls = pairs().enumerate().filter(|(_, (before, value))| value < before);
@@ -129,8 +111,82 @@ impl Stretches {
     }
 }
 
-fn place(index: u32) -> usize {
-    usize::try_from(index).unwrap_or(usize::MAX)
+impl Run {
+    /// A run of one window so far, with its first sample's index.
+    fn begin(rise: Rise, step: usize, first: usize, of: Stretch) -> Self {
+        let (sampled, to_start, _) = of.edges();
+        // Whether zero is crossed is asked twice, the first time without a division.
+        let to_start = to_start * (1.0 + 1e-9);
+        let factor = of.factor(None, rise == Rise::PerSecond);
+        Self { step, windows: 1, first, samples_apart: 0, of, sampled, to_start, factor }
+    }
+
+    /// Takes the window of a step if it goes on with the run.
+    fn takes(&mut self, step: usize, first: usize, window: &Stretch) -> bool {
+        let shape = |of: &Stretch| (of.first - of.start, of.last - of.first, of.end - of.last);
+        let apart = if self.windows == 1 { first - self.first } else { self.samples_apart };
+        let goes_on = step == self.step + self.windows
+            && first == self.first + apart * self.windows
+            && window.gaps == self.of.gaps
+            && shape(window) == shape(&self.of);
+        if goes_on {
+            self.samples_apart = apart;
+            self.windows += 1;
+        }
+        goes_on
+    }
+
+    /// Appends the rises over values that never fall, or may.
+    fn rises(&self, rise: Rise, values: &[f64], out: &mut Vec<f64>) {
+        let behind = values.get(self.first..).unwrap_or_default();
+        let (length, sampled, to_start, usual) =
+            (self.of.gaps, self.sampled, self.to_start, self.factor);
+        let places = (0..self.windows).map(|window| window * self.samples_apart);
+        out.extend(places.map(move |at| {
+            let value = |index: usize| behind.get(index).copied().unwrap_or(f64::NAN);
+            let before = value(at);
+            let difference = value(at + length) - before;
+            // Asked first, as the answer is nearly always no.
+            let may_cross = sampled * before < to_start * difference;
+            let factor = if may_cross { self.factor_of(rise, before, difference) } else { usual };
+            difference * factor
+        }));
+    }
+
+    /// Appends the rises of a counter that falls: these are the indices of values below the one before. Those that no
+    /// further window has are passed over.
+    fn rises_with_falls(
+        &self,
+        rise: Rise,
+        values: &[f64],
+        falls: &mut &[usize],
+        out: &mut Vec<f64>,
+    ) {
+        let value = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        for window in 0..self.windows {
+            let first = self.first + window * self.samples_apart;
+            let last = first + self.of.gaps;
+            let passed = falls.iter().take_while(|fall| **fall <= first).count();
+            *falls = falls.get(passed..).unwrap_or_default();
+            // A fall is a reset: what was there before it has been counted.
+            let inside = falls.iter().take_while(|fall| **fall <= last);
+            let before = value(first);
+            let difference = inside.fold(value(last) - before, |rise, fall| rise + value(fall - 1));
+            out.push(difference * self.factor_of(rise, before, difference));
+        }
+    }
+
+    fn factor_of(&self, rise: Rise, before: f64, difference: f64) -> f64 {
+        let crosses_zero = self.sampled * before < self.to_start * difference
+            && difference > 0.0
+            && before >= 0.0
+            && rise != Rise::Gauge;
+        if crosses_zero {
+            self.of.factor(Some((before, difference)), rise == Rise::PerSecond)
+        } else {
+            self.factor
+        }
+    }
 }
 
 #[cfg(test)]

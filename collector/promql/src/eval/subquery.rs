@@ -29,10 +29,10 @@ impl Evaluator<'_> {
         if steps.count == 0 {
             return Ok((Vec::new(), steps));
         }
-        let outer = self.totals;
-        self.totals.buckets_needed = true;
+        let outer = self.wanted;
+        self.wanted.buckets = true;
         let data = self.eval(&subquery.expr, steps);
-        self.totals = outer;
+        self.wanted = outer;
         let series = match data? {
             Data::Vector(series) => series,
             Data::Scalar(values) => vec![Series {

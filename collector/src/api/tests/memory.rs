@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
 use tributary_model::matcher::Matcher;
 use tributary_model::sample::{Numbers, Sample, Timestamp};
@@ -43,8 +44,14 @@ impl Memory {
 struct Reader(Vec<Sample>);
 
 impl SampleReader for Reader {
-    fn read(&self, from: Timestamp, to: Timestamp, out: &mut Numbers) -> Result<(), SourceError> {
-        out.extend(self.0.iter().copied().filter(|s| s.at >= from && s.at <= to));
+    fn read(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        numbers: &mut Numbers,
+        _: &mut Vec<HistogramSample>,
+    ) -> Result<(), SourceError> {
+        numbers.extend(self.0.iter().copied().filter(|s| s.at >= from && s.at <= to));
         Ok(())
     }
 }

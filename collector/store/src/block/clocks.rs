@@ -147,6 +147,9 @@ impl Clocks {
         {
             return Err(Malformed("a clock does not say what is in it"));
         }
+        if !times.is_sorted_by(|a, b| a < b) {
+            return Err(Malformed("a clock does not go forward"));
+        }
         Ok(clock.times.get_or_init(|| times.into()))
     }
 }

@@ -3,6 +3,7 @@
 //! A file is written under another name, synced and renamed; from then on it is only read, and deleted as a whole.
 
 mod clocks;
+mod found;
 mod histograms;
 mod page;
 mod read;
@@ -14,6 +15,7 @@ use crate::keys::window_start;
 use tributary_model::fields::Malformed;
 
 pub(crate) use clocks::Clocks;
+pub(crate) use found::{Found, decode};
 pub(crate) use page::{MAX_CHUNK_SAMPLES, Page, Place};
 pub(crate) use read::{Block, Column, Cursor, Recent};
 pub(crate) use write::{Writer, Written};

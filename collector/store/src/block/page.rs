@@ -127,10 +127,20 @@ impl Page {
 
     /// The chunks of a series, in order.
     pub(crate) fn of(&self, place: Place) -> &[ChunkRef] {
-        let from = self.chunks.partition_point(|chunk| chunk.place < place);
-        let rest = self.chunks.get(from..).unwrap_or_default();
-        let count = rest.iter().take_while(|chunk| chunk.place == place).count();
-        rest.get(..count).unwrap_or_default()
+        self.chunks.get(self.of_near(place, 0)).unwrap_or_default()
+    }
+
+    /// Where the chunks of a series are; looked for first where `near` says.
+    pub(crate) fn of_near(&self, place: Place, near: usize) -> Range<usize> {
+        let is_first = self.chunks.get(near).is_some_and(|chunk| chunk.place == place)
+            && near
+                .checked_sub(1)
+                .and_then(|at| self.chunks.get(at))
+                .is_none_or(|c| c.place < place);
+        let from =
+            if is_first { near } else { self.chunks.partition_point(|chunk| chunk.place < place) };
+        let behind = self.chunks.iter().skip(from);
+        from..from + behind.take_while(|chunk| chunk.place == place).count()
     }
 
     /// All chunks, in order.
@@ -138,14 +148,9 @@ impl Page {
         &self.chunks
     }
 
-    /// Appends a chunk's values.
-    pub(crate) fn values(
-        &self,
-        chunk: &ChunkRef,
-        count: usize,
-        out: &mut Vec<u64>,
-    ) -> Result<(), Malformed> {
-        values::decode(self.encoded(chunk), count, out)
+    /// A chunk's values, one for each slot.
+    pub(crate) fn values(&self, chunk: &ChunkRef, slots: &mut [u64]) -> Result<(), Malformed> {
+        values::decode(self.encoded(chunk), slots)
     }
 
     /// A chunk's values as they are encoded.
@@ -183,8 +188,8 @@ mod tests {
             for (number, (group, series)) in (0..).zip(&places) {
                 let found = page.of(Place { group: *group, series: *series });
                 let chunk = found.iter().find(|chunk| chunk.clock == number).unwrap();
-                let mut back = Vec::new();
-                page.values(chunk, values.len(), &mut back).unwrap();
+                let mut back = vec![0; values.len()];
+                page.values(chunk, &mut back).unwrap();
                 prop_assert_eq!(&back, &values);
             }
         }

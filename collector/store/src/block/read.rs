@@ -9,6 +9,7 @@ use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
 
 use super::clocks::Clocks;
+use super::found::Found;
 use super::page::{Page, Place};
 use super::{
     BlockName, CLOCKS, HEADER_BYTES, HISTOGRAMS, NUMBERS, PAGE, SERIES, TRAILER_BYTES,
@@ -36,12 +37,21 @@ pub(crate) struct Block {
     pub(crate) directory: Directory,
 }
 
-/// What a reader used last of a block, with its offset: neighbours want the same.
+/// What a reader used last of a block: neighbours want the same, or what stands next.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
-    page: Option<(u64, Arc<Page>)>,
+    page: Option<NearPage>,
+    /// With their offset.
     clocks: Option<(u64, Arc<Clocks>)>,
-    bits: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct NearPage {
+    /// Its place among the pages of numbers.
+    number: usize,
+    page: Arc<Page>,
+    /// The place of the chunk behind those used last.
+    next: usize,
 }
 
 /// What a block says of itself.
@@ -118,28 +128,50 @@ impl Block {
         (pages + sections).max(OPEN_BYTES)
     }
 
-    /// Visits a series' chunks that overlap the range: times and values.
-    pub(crate) fn read(
-        &self,
+    /// Finds a series' chunks of numbers that overlap the range.
+    pub(crate) fn find(
+        self: &Arc<Self>,
         cache: &Cache,
         recent: &mut Recent,
         place: Place,
         (from, to): (i64, i64),
-        visit: &mut dyn FnMut(&[i64], &[u64]),
+        out: &mut Vec<Found>,
     ) -> Result<(), Error> {
-        let Recent { page, clocks, bits } = recent;
-        for reference in self.pages_of(Column::Numbers, place) {
-            let page = kept(page, reference.offset, || self.page(cache, reference))?;
-            for chunk in page.of(place) {
+        let Recent { page, clocks } = recent;
+        let pages = &self.directory.pages;
+        // The page that was used last, if it may be the first one that has the place.
+        let near = page.as_ref().map_or(0, |near| near.number);
+        let is_first = |at: usize| {
+            pages.get(at).is_some_and(|page| page.last >= place)
+                && at.checked_sub(1).is_none_or(|at| pages.get(at).is_some_and(|p| p.last < place))
+        };
+        let begin =
+            if is_first(near) { near } else { pages.partition_point(|page| page.last < place) };
+        let behind = pages.iter().enumerate().skip(begin);
+        for (number, reference) in behind.take_while(|(_, page)| page.first <= place) {
+            let near = match page.take_if(|near| near.number == number) {
+                Some(near) => near,
+                None => NearPage { number, page: self.page(cache, reference)?, next: 0 },
+            };
+            let near = page.insert(near);
+            let chunks = near.page.of_near(place, near.next);
+            near.next = chunks.end;
+            for chunk in near.page.chunks().get(chunks).unwrap_or_default() {
                 let (section, number) = self.clock_section(chunk.clock)?;
                 let clocks = kept(clocks, section.offset, || self.clocks(cache, section))?;
                 let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
                 if clock.first > to || clock.last < from {
                     continue;
                 }
-                bits.clear();
-                page.values(chunk, clock.count, bits).map_err(self.damaged(reference.offset))?;
-                visit(clocks.times(clock).map_err(self.damaged(reference.offset))?, bits);
+                out.push(Found {
+                    block: Arc::clone(self),
+                    page: Arc::clone(&near.page),
+                    offset: reference.offset,
+                    chunk: chunk.clone(),
+                    clocks: Arc::clone(clocks),
+                    clock: number,
+                    count: clock.count,
+                });
             }
         }
         Ok(())
@@ -182,9 +214,9 @@ impl Block {
                 }
                 let (clocks, number) = self.clocks_of(&cache, chunk.clock)?;
                 let clock = clocks.at(number).map_err(self.damaged(reference.offset))?;
-                scratch.clear();
+                scratch.resize(clock.count, 0);
                 match column {
-                    Column::Numbers => page.values(chunk, clock.count, &mut scratch),
+                    Column::Numbers => page.values(chunk, &mut scratch),
                     Column::Histograms => {
                         histograms::decode(page.encoded(chunk), clock.count, |_| true)
                     }
@@ -358,9 +390,8 @@ impl Cursor {
             if let Some(chunk) = page.chunks().get(self.next_chunk) {
                 let (clocks, number) = self.block.clocks_of(&self.cache, chunk.clock)?;
                 let clock = clocks.at(number).map_err(self.block.damaged(*offset))?;
-                self.scratch.clear();
-                page.values(chunk, clock.count, &mut self.scratch)
-                    .map_err(self.block.damaged(*offset))?;
+                self.scratch.resize(clock.count, 0);
+                page.values(chunk, &mut self.scratch).map_err(self.block.damaged(*offset))?;
                 let times = clocks.times(clock).map_err(self.block.damaged(*offset))?;
                 out.extend(times.iter().copied().zip(self.scratch.iter().copied()));
             }

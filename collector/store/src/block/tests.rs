@@ -1,5 +1,6 @@
 //! Blocks as a whole: what goes in comes out, and every bit counts.
 
+use std::sync::Arc;
 use tempfile::TempDir;
 use tributary_model::label::Labels;
 
@@ -48,17 +49,13 @@ fn write(folder: &Path, content: &[Series]) -> BlockName {
     name
 }
 
-fn read(block: &Block, place: Place, range: (i64, i64)) -> Result<Vec<(i64, u64)>, Error> {
+fn read(block: &Arc<Block>, place: Place, range: (i64, i64)) -> Result<Vec<(i64, u64)>, Error> {
+    let mut found = Vec::new();
+    block.find(&Cache::new(1 << 20), &mut Recent::default(), place, range, &mut found)?;
     let mut out = Vec::new();
-    block.read(
-        &Cache::new(1 << 20),
-        &mut Recent::default(),
-        place,
-        range,
-        &mut |times, bits| {
-            out.extend(times.iter().copied().zip(bits.iter().copied()));
-        },
-    )?;
+    decode(&found, &mut Vec::new(), |times, bits| {
+        out.extend(times.iter().copied().zip(bits.iter().copied()));
+    })?;
     Ok(out)
 }
 
@@ -67,7 +64,7 @@ fn what_goes_in_comes_out() {
     let folder = TempDir::new().unwrap();
     let content = content(60, 1_300);
     let name = write(folder.path(), &content);
-    let block = std::sync::Arc::new(Block::open(folder.path(), 4, name).unwrap());
+    let block = Arc::new(Block::open(folder.path(), 4, name).unwrap());
     assert_eq!(block.directory.samples, 60 * 1_300);
     assert_eq!(block.directory.span.0, window_start(FIRST));
     assert_eq!(block.directory.replaces, [1, 2]);
@@ -103,7 +100,7 @@ fn every_flipped_bit_is_found_and_costs_only_what_it_is_in() {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(&path, flipped).unwrap();
-        let Ok(block) = Block::open(folder.path(), 4, name) else { continue };
+        let Ok(block) = Block::open(folder.path(), 4, name).map(Arc::new) else { continue };
         opened += 1;
         let why = block.verify().unwrap_err().to_string();
         assert!(why.contains(".block at byte "), "bit {bit}: {why}");

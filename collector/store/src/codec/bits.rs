@@ -95,8 +95,10 @@ impl<'a> BitReader<'a> {
     }
 
     /// Passes over bits that were looked at; [`BitReader::is_inside`] says whether they were there.
+    #[inline]
     pub(crate) fn skip(&mut self, count: u32) {
-        self.bit = self.bit.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+        // There are never so many bytes that this wraps: the bits of a slice, and a few for each value of a chunk.
+        self.bit = self.bit.wrapping_add(usize::try_from(count).unwrap_or(usize::MAX));
     }
 
     /// Whether nothing behind the end was passed over.

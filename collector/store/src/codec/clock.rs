@@ -46,19 +46,19 @@ pub(crate) fn decode(bytes: &[u8], base: i64, limit: usize) -> Result<Vec<i64>, 
         times.push(first);
     }
     if let Some(first) = times.first().copied().filter(|_| count > 1) {
+        let mut slots = vec![0; count - 1];
         match fields.byte()? {
             STEPS => {
-                let mut at = first;
-                integers::decode(&mut fields, count - 1, |step| {
-                    at = at.wrapping_add(step);
-                    times.push(at);
-                })?;
+                integers::decode(&mut fields, &mut slots)?;
+                times.extend(slots.into_iter().scan(first, |at, step| {
+                    *at = at.wrapping_add_unsigned(step);
+                    Some(*at)
+                }));
             }
             GRID => {
-                let mut at = grid(first, fields.signed()?);
-                integers::decode(&mut fields, count - 1, |off| {
-                    times.push(at.next().unwrap_or(first).wrapping_add(off));
-                })?;
+                let grid = grid(first, fields.signed()?);
+                integers::decode(&mut fields, &mut slots)?;
+                times.extend(grid.zip(slots).map(|(at, off)| at.wrapping_add_unsigned(off)));
             }
             _ => return Err(Malformed("a clock has an unknown kind")),
         }

@@ -67,27 +67,89 @@ pub(crate) fn encode(out: &mut Vec<u8>, integers: &[i64]) {
     out.extend_from_slice(&bits.finish());
 }
 
-/// Reads `count` integers from the front of the fields.
-pub(crate) fn decode(
-    fields: &mut Fields<'_>,
-    count: usize,
-    mut visit: impl FnMut(i64),
-) -> Result<(), Malformed> {
-    let form = fields.byte()?;
-    let centre = fields.signed()?;
-    if form == SAME {
-        (0..count).for_each(|_| visit(centre));
-        return Ok(());
+/// Reads as many integers as there are slots from the front of the fields; a slot has an integer's bits.
+pub(crate) fn decode(fields: &mut Fields<'_>, slots: &mut [u64]) -> Result<(), Malformed> {
+    match Run::begin(fields, slots)? {
+        None => Ok(()),
+        Some(mut run) => {
+            let read = read_rice(&mut run, slots);
+            run.end(read, fields)
+        }
     }
-    let apart = if form == SPARSE { fields.count()? } else { 0 };
-    let mut bits = BitReader::new(fields.0);
-    let read = match form {
-        RICE => read_rice(&mut bits, count, centre, &mut visit),
-        SPARSE => read_sparse(&mut bits, (count, apart), centre, &mut visit),
-        PACKED => read_packed(&mut bits, count, centre, &mut visit),
-        _ => return Err(Malformed("integers have an unknown form")),
-    };
-    read.filter(|()| bits.is_inside()).ok_or(Malformed("packed integers end too early"))?;
+}
+
+/// Does the same twice. Where both are Rice codes, which wait for one another, they are read in turns: this is about
+/// half again as fast.
+pub(crate) fn decode_two(
+    fields: [&mut Fields<'_>; 2],
+    slots: [&mut [u64]; 2],
+) -> Result<(), Malformed> {
+    let ([left, right], [left_slots, right_slots]) = (fields, slots);
+    match (Run::begin(left, left_slots)?, Run::begin(right, right_slots)?) {
+        (Some(mut one), Some(mut other)) => {
+            let read = read_both(&mut one, left_slots, &mut other, right_slots);
+            one.end(read, left)?;
+            other.end(read, right)
+        }
+        (Some(mut run), None) => {
+            let read = read_rice(&mut run, left_slots);
+            run.end(read, left)
+        }
+        (None, Some(mut run)) => {
+            let read = read_rice(&mut run, right_slots);
+            run.end(read, right)
+        }
+        (None, None) => Ok(()),
+    }
+}
+
+/// Rice codes about to be read.
+struct Run<'a> {
+    bits: BitReader<'a>,
+    rice: Rice,
+    centre: i64,
+}
+
+impl<'a> Run<'a> {
+    /// Reads what stands in front of Rice codes; `None` if integers of another form were read.
+    fn begin(fields: &mut Fields<'a>, slots: &mut [u64]) -> Result<Option<Self>, Malformed> {
+        let form = fields.byte()?;
+        let centre = fields.signed()?;
+        if form == SAME {
+            slots.fill(centre.cast_unsigned());
+            return Ok(None);
+        }
+        let apart = if form == SPARSE { fields.count()? } else { 0 };
+        let mut bits = BitReader::new(fields.0);
+        let read = match form {
+            RICE => {
+                let rice = Rice::new(start(&mut bits).ok_or(CUT)?);
+                return Ok(Some(Self { bits, rice, centre }));
+            }
+            SPARSE => read_sparse(&mut bits, apart, centre, slots),
+            PACKED => read_packed(&mut bits, centre, slots),
+            _ => return Err(Malformed("integers have an unknown form")),
+        };
+        pass(&bits, read, fields).map(|()| None)
+    }
+
+    #[expect(clippy::inline_always, reason = "its parts stay in registers")]
+    #[inline(always)]
+    fn next(&mut self) -> Option<u64> {
+        let difference = unzigzag(self.rice.read(&mut self.bits)?);
+        Some(self.centre.wrapping_add(difference).cast_unsigned())
+    }
+
+    fn end(self, read: Option<()>, fields: &mut Fields<'_>) -> Result<(), Malformed> {
+        pass(&self.bits, read, fields)
+    }
+}
+
+const CUT: Malformed = Malformed("packed integers end too early");
+
+/// Passes over the bytes that were read, if they were there.
+fn pass(bits: &BitReader<'_>, read: Option<()>, fields: &mut Fields<'_>) -> Result<(), Malformed> {
+    read.filter(|()| bits.is_inside()).ok_or(CUT)?;
     fields.take(bits.bytes_read())?;
     Ok(())
 }
@@ -112,11 +174,17 @@ impl Rice {
 
     #[inline]
     fn learn(&mut self, value: u64) {
-        let value = (value.min(1 << 56) << 4).cast_signed();
-        let apart = value - self.mean.cast_signed();
-        // An eighth of it, towards zero, without asking for the sign: nobody could guess that.
-        let eighth = (apart + ((apart >> 63) & 7)) >> 3;
-        self.mean = self.mean.wrapping_add_signed(eighth);
+        self.learn_small(value.min(1 << 56));
+    }
+
+    /// The same of a value of at most 2^56.
+    #[inline]
+    fn learn_small(&mut self, value: u64) {
+        let value = value << 4;
+        // An eighth of the way, rounded towards the mean. Both ways are computed: nobody could guess which it is.
+        let up = self.mean.wrapping_add(value.wrapping_sub(self.mean) >> 3);
+        let down = self.mean.wrapping_sub(self.mean.wrapping_sub(value) >> 3);
+        self.mean = if value >= self.mean { up } else { down };
     }
 
     /// Bits of the next code, which is learnt from.
@@ -143,21 +211,23 @@ impl Rice {
         }
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "half the time of reading chunks is spent here")]
+    #[inline(always)]
     fn read(&mut self, bits: &mut BitReader<'_>) -> Option<u64> {
         let k = self.k();
         let word = bits.peek();
-        let ones = word.leading_ones();
-        let value = if ones < ESCAPE {
+        // The last bit is never looked at: set, it spares asking whether there is any.
+        let ones = (!word | 1).leading_zeros();
+        if ones < ESCAPE {
             // At most 24 bits in front, and 32 behind: within the 57 that a look ahead has.
             bits.skip(ones + 1 + k);
-            u64::from(ones) << k | (word << (ones + 1)) >> 1 >> (63 - k)
-        } else {
-            bits.skip(ESCAPE);
-            let (value, behind) = far_bits(bits.clone())?;
-            *bits = behind;
-            value
-        };
+            let value = u64::from(ones) << k | (word << (ones + 1)) >> 1 >> (63 - k);
+            self.learn_small(value);
+            return Some(value);
+        }
+        bits.skip(ESCAPE);
+        let (value, behind) = far_bits(bits.clone())?;
+        *bits = behind;
         self.learn(value);
         Some(value)
     }
@@ -196,20 +266,36 @@ fn write_rice(bits: &mut BitWriter, integers: &[i64], centre: i64) {
     differences(integers, centre).for_each(|value| rice.write(bits, value));
 }
 
-fn read_rice(
-    bits: &mut BitReader<'_>,
-    count: usize,
-    centre: i64,
-    visit: &mut impl FnMut(i64),
-) -> Option<()> {
-    let mut rice = Rice::new(start(bits)?);
-    // A reader of its own stays in registers.
-    let mut own = bits.clone();
-    for _ in 0..count {
-        visit(centre.wrapping_add(unzigzag(rice.read(&mut own)?)));
+fn read_rice(run: &mut Run<'_>, slots: &mut [u64]) -> Option<()> {
+    // One of its own stays in registers.
+    let mut own = Run { bits: run.bits.clone(), ..*run };
+    for slot in slots {
+        *slot = own.next()?;
     }
-    *bits = own;
+    *run = own;
     Some(())
+}
+
+fn read_both(
+    one: &mut Run<'_>,
+    one_slots: &mut [u64],
+    other: &mut Run<'_>,
+    other_slots: &mut [u64],
+) -> Option<()> {
+    let both = one_slots.len().min(other_slots.len());
+    let (one_slots, one_rest) = one_slots.split_at_mut(both);
+    let (other_slots, other_rest) = other_slots.split_at_mut(both);
+    {
+        let mut left = Run { bits: one.bits.clone(), ..*one };
+        let mut right = Run { bits: other.bits.clone(), ..*other };
+        for (slot, other_slot) in one_slots.iter_mut().zip(other_slots) {
+            *slot = left.next()?;
+            *other_slot = right.next()?;
+        }
+        (*one, *other) = (left, right);
+    }
+    read_rice(one, one_rest)?;
+    read_rice(other, other_rest)
 }
 
 fn start(bits: &mut BitReader<'_>) -> Option<u32> {
@@ -249,21 +335,21 @@ fn write_sparse(bits: &mut BitWriter, integers: &[i64], centre: i64) {
 
 fn read_sparse(
     bits: &mut BitReader<'_>,
-    (count, apart): (usize, usize),
+    apart: usize,
     centre: i64,
-    visit: &mut impl FnMut(i64),
+    slots: &mut [u64],
 ) -> Option<()> {
     let mut gaps = Rice::new(start(bits)?);
     let mut values = Rice::new(start(bits)?);
-    let mut left = count;
+    slots.fill(centre.cast_unsigned());
+    let mut rest = slots;
     for _ in 0..apart {
         let gap = usize::try_from(gaps.read(bits)?).ok()?;
-        left = left.checked_sub(gap.checked_add(1)?)?;
-        (0..gap).for_each(|_| visit(centre));
+        let (slot, behind) = rest.get_mut(gap..)?.split_first_mut()?;
         let value = values.read(bits)?.checked_add(1)?;
-        visit(centre.wrapping_add(unzigzag(value)));
+        *slot = centre.wrapping_add(unzigzag(value)).cast_unsigned();
+        rest = behind;
     }
-    (0..left).for_each(|_| visit(centre));
     Some(())
 }
 
@@ -320,27 +406,20 @@ fn write_packed(bits: &mut BitWriter, integers: &[i64], base: i64) {
     }
 }
 
-fn read_packed(
-    bits: &mut BitReader<'_>,
-    count: usize,
-    base: i64,
-    visit: &mut impl FnMut(i64),
-) -> Option<()> {
-    let mut left = count;
-    let mut block = [0u64; BLOCK];
-    while left > 0 {
-        let length = left.min(BLOCK);
+fn read_packed(bits: &mut BitReader<'_>, base: i64, slots: &mut [u64]) -> Option<()> {
+    for block in slots.chunks_mut(BLOCK) {
         let width = u32::try_from(bits.read(WIDTH_BITS)?).ok().filter(|width| *width <= 64)?;
         let spare = bits.read(SPARE_BITS)?;
-        for value in block.iter_mut().take(length) {
-            *value = bits.read(width)?;
+        for slot in block.iter_mut() {
+            *slot = bits.read(width)?;
         }
         for _ in 0..spare {
             let place = usize::try_from(bits.read(5)?).ok()?;
             *block.get_mut(place)? = bits.read(64)?;
         }
-        block.iter().take(length).for_each(|v| visit(base.wrapping_add(v.cast_signed())));
-        left -= length;
+        for slot in block {
+            *slot = slot.wrapping_add(base.cast_unsigned());
+        }
     }
     Some(())
 }
@@ -354,11 +433,30 @@ mod tests {
         let mut bytes = Vec::new();
         encode(&mut bytes, integers);
         let mut fields = Fields(&bytes);
-        let mut back = Vec::new();
-        decode(&mut fields, integers.len(), |integer| back.push(integer)).unwrap();
-        assert_eq!(back, integers);
+        let mut back = vec![7; integers.len()];
+        decode(&mut fields, &mut back).unwrap();
+        assert!(back.iter().map(|bits| bits.cast_signed()).eq(integers.iter().copied()));
+        assert_eq!(round_trip_of_two(&bytes, &back), Ok(()));
         fields.end().unwrap();
         bytes.len()
+    }
+
+    /// The same integers beside some of their own, and beside others.
+    fn round_trip_of_two(bytes: &[u8], expected: &[u64]) -> Result<(), Malformed> {
+        let short: Vec<i64> = expected.iter().map(|bits| bits.cast_signed()).take(9).collect();
+        let noise: Vec<i64> = (0..50).map(|i: i64| i * i % 17).collect();
+        for other in [&short, &noise] {
+            let mut other_bytes = Vec::new();
+            encode(&mut other_bytes, other);
+            let (mut fields, mut other_fields) = (Fields(bytes), Fields(&other_bytes));
+            let (mut back, mut other_back) = (vec![7; expected.len()], vec![7; other.len()]);
+            decode_two([&mut fields, &mut other_fields], [&mut back, &mut other_back])?;
+            assert_eq!(back, expected);
+            assert!(other_back.iter().map(|bits| bits.cast_signed()).eq(other.iter().copied()));
+            fields.end()?;
+            other_fields.end()?;
+        }
+        Ok(())
     }
 
     #[test]
@@ -397,10 +495,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(form in 0u8..5, bytes in prop::collection::vec(any::<u8>(), 0..80), count in 0..500usize) {
             let bytes = [&[form][..], &bytes].concat();
-            let mut seen = 0;
-            let read = decode(&mut Fields(&bytes), count, |_| seen += 1);
-            prop_assert!(seen <= count);
-            prop_assert!(read.is_err() || seen == count);
+            let _ = decode(&mut Fields(&bytes), &mut vec![0; count]);
         }
     }
 }

@@ -48,9 +48,29 @@ pub(crate) struct HistogramChunk {
 #[derive(Debug, Default)]
 pub(crate) struct HistogramPieces {
     /// Chunks that overlap the range asked for.
-    pub(crate) chunks: Vec<Arc<HistogramChunk>>,
+    chunks: Vec<Arc<HistogramChunk>>,
     /// Late ones in the range.
-    pub(crate) late: Vec<(i64, Arc<Histogram>)>,
+    late: Vec<(i64, Arc<Histogram>)>,
+}
+
+impl HistogramPieces {
+    /// Appends the histograms between two times, both inclusive, in no particular order over chunks.
+    pub(crate) fn append(
+        self,
+        (from, to): (i64, i64),
+        out: &mut Vec<(i64, Arc<Histogram>)>,
+    ) -> Result<(), Malformed> {
+        for chunk in &self.chunks {
+            chunk.read(|at, histogram| {
+                if at >= from && at <= to {
+                    out.push((at, histogram));
+                }
+                at < to
+            })?;
+        }
+        out.extend(self.late);
+        Ok(())
+    }
 }
 
 impl HistogramChunk {

@@ -209,7 +209,8 @@ fn a_damaged_block_costs_only_its_page() {
     assert!(world.report.is_clean(), "{:?}", world.report);
     let any = [Matcher::equal("number", "1")];
     let found = world.store().select(&any, Timestamp::MIN, Timestamp::MAX).unwrap();
-    let refused = found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Numbers::default());
+    let refused =
+        found[0].read(Timestamp::MIN, Timestamp::MAX, &mut Numbers::default(), &mut Vec::new());
     let why = refused.unwrap_err().to_string();
     assert!(why.contains(".block at byte 40 is damaged: it does not match its checksum"), "{why}");
     assert_eq!(world.store().stats().damaged_sections, 1);

@@ -175,7 +175,7 @@ fn reads_only_the_range_and_the_series_alive_in_it() {
         let found = world.store().select(&any, from, to).unwrap();
         assert_eq!(found.len(), 1);
         let mut out = Numbers::default();
-        found[0].read(from, to, &mut out).unwrap();
+        found[0].read(from, to, &mut out, &mut Vec::new()).unwrap();
         assert_eq!(out.values, [5.0, 6.0, 7.0]);
         let store = world.store();
         assert_eq!(store.series(&any, from, to), [labels(&"eu-1".parse().unwrap(), 1)]);
@@ -668,7 +668,7 @@ fn readers_see_every_acknowledged_sample_while_everything_moves() {
                 let expected = acknowledged.load(std::sync::atomic::Ordering::Acquire);
                 let mut out = Numbers::default();
                 for series in store.select(&any, Timestamp::MIN, Timestamp::MAX).unwrap() {
-                    series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
+                    series.read(Timestamp::MIN, Timestamp::MAX, &mut out, &mut Vec::new()).unwrap();
                 }
                 assert!(i64::try_from(out.len()).unwrap() > expected, "{} {expected}", out.len());
                 let steps = out.times.iter().zip(0..).all(|(t, i)| *t == T0 + i * 10 * MINUTE);

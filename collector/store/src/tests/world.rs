@@ -330,20 +330,22 @@ impl World {
 
     /// The samples of one series, with their bits.
     pub(crate) fn read(&self, cluster: &ClusterName, series: u32) -> Vec<(i64, u64)> {
-        let mut out = Numbers::default();
-        for series in self.select(cluster, series) {
-            series.read(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
-        }
-        out.iter().map(|s| (s.at.as_millis(), s.value.to_bits())).collect()
+        let (numbers, _) = self.columns(cluster, series);
+        numbers.iter().map(|s| (s.at.as_millis(), s.value.to_bits())).collect()
     }
 
     /// The native histograms of one series.
     pub(crate) fn histograms(&self, cluster: &ClusterName, series: u32) -> Vec<HistogramSample> {
-        let mut out = Vec::new();
+        self.columns(cluster, series).1
+    }
+
+    fn columns(&self, cluster: &ClusterName, series: u32) -> (Numbers, Vec<HistogramSample>) {
+        let (mut numbers, mut histograms) = (Numbers::default(), Vec::new());
         for series in self.select(cluster, series) {
-            series.read_histograms(Timestamp::MIN, Timestamp::MAX, &mut out).unwrap();
+            let all = (Timestamp::MIN, Timestamp::MAX);
+            series.read(all.0, all.1, &mut numbers, &mut histograms).unwrap();
         }
-        out
+        (numbers, histograms)
     }
 
     fn select(&self, cluster: &ClusterName, series: u32) -> Vec<SelectedSeries> {
