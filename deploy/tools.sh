@@ -17,11 +17,13 @@ need() {
   DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
-# What every build needs: Rust, and a C compiler with its headers, because the cryptography is partly C.
+# What every build needs: Rust, a C compiler with its headers, and make, because the cryptography and the allocator are
+# written in C.
 need_rust() {
   command -v cargo >/dev/null || {
     echo "${0##*/}: cargo is missing: install Rust 1.90 or newer from https://rustup.rs" >&2
     exit 2
   }
   need "echo '#include <stdlib.h>' | cc -E -" gcc libc6-dev
+  need "make --version" make
 }
