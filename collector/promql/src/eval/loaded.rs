@@ -6,7 +6,7 @@ use tributary_model::histogram::{Histogram, HistogramSample, ResetHint};
 use tributary_model::sample::{Numbers, Sample, Timestamp, is_stale};
 
 use super::budget::Budget;
-use super::series::{any_stale, histogram_size};
+use super::series::histogram_size;
 use crate::source::{self, Starts};
 use crate::value::EvalError;
 
@@ -47,9 +47,9 @@ impl Loaded {
         self.numbers.clear();
     }
 
-    /// Whether there are numbers only, no staleness marker among them, of which nothing else is known.
-    pub(super) fn is_plain(&self) -> bool {
-        self.histograms.is_empty() && !self.has_starts() && !any_stale(&self.numbers.values)
+    /// Whether there are numbers only, of which nothing else is known.
+    pub(super) fn has_only_numbers(&self) -> bool {
+        self.histograms.is_empty() && !self.has_starts()
     }
 
     pub(super) fn clear(&mut self) {

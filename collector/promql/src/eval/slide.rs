@@ -9,8 +9,8 @@ use tributary_model::sample::{Sample, Timestamp};
 use super::budget::Budget;
 use super::grid::{Grid, Reference};
 use super::loaded::Loaded;
-use super::series::{Points, Series};
-use super::stretches::{Rise, Stretches};
+use super::series::{Points, Series, any_stale};
+use super::stretches::{Rise, Stretches, never_falls};
 use crate::ast::Extend;
 use crate::functions::mixed::{self, MixedWindow};
 use crate::functions::number::{self, Sum};
@@ -107,7 +107,12 @@ impl Slide<'_> {
     ) -> Result<Slid, EvalError> {
         let Scratch { loaded, values, stretches } = scratch;
         self.load(series, loaded)?;
-        let rise = self.rise().filter(|_| loaded.is_plain());
+        let values_alone = &loaded.numbers.values;
+        // Values of which none is below the one before have no staleness marker among them, either.
+        let never_falls = never_falls(values_alone);
+        let rise = self
+            .rise()
+            .filter(|_| loaded.has_only_numbers() && (never_falls || !any_stale(values_alone)));
         if rise.is_none() {
             loaded.join_fresh();
         }
@@ -115,7 +120,7 @@ impl Slide<'_> {
         self.budget.hold(size)?;
         let slid = if let Some(rise) = rise {
             stretches.fit(rise, self.ranged, self.grid, &loaded.numbers.times);
-            let points = stretches.rises(rise, &loaded.numbers.values);
+            let points = stretches.rises(rise, &loaded.numbers.values, never_falls);
             Slid { points, remarks: Remarks::default() }
         } else if loaded.histograms.is_empty() && !loaded.has_starts() {
             self.numbers(&loaded.samples, values)?

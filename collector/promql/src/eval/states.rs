@@ -74,18 +74,26 @@ impl States for Sums {
     }
 
     fn add_column(&mut self, first: usize, values: &[f64]) {
-        let sums = self.values.iter_mut().zip(&mut self.lost).skip(first);
-        let any = self.any.iter_mut().skip(first);
+        let steps = first..first.saturating_add(values.len());
+        let (Some(sums), Some(lost), Some(any)) = (
+            self.values.get_mut(steps.clone()),
+            self.lost.get_mut(steps.clone()),
+            self.any.get_mut(steps),
+        ) else {
+            return;
+        };
         if any_stale(values) {
-            for (((sum, lost), any), value) in sums.zip(any).zip(values) {
+            for (((sum, lost), any), value) in sums.iter_mut().zip(lost).zip(any).zip(values) {
                 if !is_stale(*value) {
                     *any = true;
                     add(sum, lost, *value);
                 }
             }
         } else {
-            sums.zip(values).for_each(|((sum, lost), value)| add(sum, lost, *value));
-            any.take(values.len()).for_each(|any| *any = true);
+            for ((sum, lost), value) in sums.iter_mut().zip(lost).zip(values) {
+                add(sum, lost, *value);
+            }
+            any.fill(true);
         }
     }
 

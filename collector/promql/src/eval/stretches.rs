@@ -75,9 +75,12 @@ impl Stretches {
         }
     }
 
-    /// The rise of each window over these values.
-    pub(super) fn rises(&mut self, rise: Rise, values: &[f64]) -> Points {
-        self.find_falls(if rise == Rise::Gauge { &[] } else { values });
+    /// The rise of each window over these values, of which it is known whether they ever fall.
+    pub(super) fn rises(&mut self, rise: Rise, values: &[f64], never_falls: bool) -> Points {
+        self.falls.clear();
+        if rise != Rise::Gauge && !never_falls {
+            self.find_falls(values);
+        }
         let windows = self.runs.iter().map(|run| run.windows).sum();
         let mut rises = Vec::with_capacity(windows);
         let mut falls = self.falls.as_slice();
@@ -101,14 +104,18 @@ impl Stretches {
     }
 
     fn find_falls(&mut self, values: &[f64]) {
-        self.falls.clear();
-        let pairs = || values.iter().zip(values.get(1..).unwrap_or_default());
-        // Nearly always there is none, which counting sees quickest.
-        if pairs().filter(|(before, value)| value < before).count() > 0 {
-            let falls = pairs().enumerate().filter(|(_, (before, value))| value < before);
-            self.falls.extend(falls.map(|(index, _)| index + 1));
-        }
+        let pairs = values.iter().zip(values.get(1..).unwrap_or_default());
+        let falls = pairs.enumerate().filter(|(_, (before, value))| value < before);
+        self.falls.extend(falls.map(|(index, _)| index + 1));
     }
+}
+
+/// Whether every value is at least the one before; none of two or more is a NaN then. Counting sees it quickest.
+pub(super) fn never_falls(values: &[f64]) -> bool {
+    let pairs = values.iter().zip(values.get(1..).unwrap_or_default());
+    #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN counts, too")]
+    let others = pairs.filter(|(before, value)| !(before <= value)).count();
+    others == 0
 }
 
 impl Run {
@@ -220,7 +227,7 @@ mod tests {
                     let times: Vec<i64> = times.collect();
                     let values: Vec<f64> = list.iter().map(|(_, value)| *value).collect();
                     stretches.fit(rise, &ranged, grid, &times);
-                    let got = stretches.rises(rise, &values);
+                    let got = stretches.rises(rise, &values, never_falls(&values));
                     let samples: Vec<Sample> =
                         times.iter().zip(&values).map(|(at, value)| Sample::new(*at, *value)).collect();
                     for (step, at) in grid.times() {
