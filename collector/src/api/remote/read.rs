@@ -263,8 +263,8 @@ impl Taker for Frames {
     ) -> bool {
         let mut series = labelled(labels);
         let head = series.clone();
-        let numbers = samples.chunks(chunk::MAX_SAMPLES).map(chunk_message);
-        let histograms = histogram_chunk::split(histograms).map(histogram_message);
+        let numbers = samples.chunks(chunk::MAX_SAMPLES).map(numbers_message);
+        let histograms = histogram_chunk::split(histograms).map(histograms_message);
         for message in numbers.chain(histograms) {
             series.bytes(2, &message);
             if series.size() > FRAME_BYTES {
@@ -293,24 +293,22 @@ impl Frames {
     }
 }
 
-fn chunk_message(samples: &[Sample]) -> Vec<u8> {
-    let at =
-        |sample: Option<&Sample>| sample.map_or(0, |sample| sample.at.as_millis()).cast_unsigned();
+fn numbers_message(samples: &[Sample]) -> Vec<u8> {
     let points: Vec<(i64, f64)> = samples.iter().map(|s| (s.at.as_millis(), s.value)).collect();
-    let mut message = Message::default();
-    message.integer(1, at(samples.first())).integer(2, at(samples.last()));
-    message.integer(3, chunk::XOR).bytes(4, &chunk::encode(&points));
-    message.into_bytes()
+    let ends = samples.first().zip(samples.last()).map(|(first, last)| (first.at, last.at));
+    chunk_message(ends, chunk::XOR, &chunk::encode(&points))
 }
 
-fn histogram_message(samples: &[HistogramSample]) -> Vec<u8> {
-    let at = |sample: Option<&HistogramSample>| {
-        sample.map_or(0, |sample| sample.at.as_millis()).cast_unsigned()
-    };
+fn histograms_message(samples: &[HistogramSample]) -> Vec<u8> {
+    let ends = samples.first().zip(samples.last()).map(|(first, last)| (first.at, last.at));
+    chunk_message(ends, histogram_chunk::FLOAT_HISTOGRAM, &histogram_chunk::encode(samples))
+}
+
+fn chunk_message(ends: Option<(Timestamp, Timestamp)>, kind: u64, chunk: &[u8]) -> Vec<u8> {
+    let (first, last) = ends.map_or((0, 0), |(a, b)| (a.as_millis(), b.as_millis()));
     let mut message = Message::default();
-    message.integer(1, at(samples.first())).integer(2, at(samples.last()));
-    message.integer(3, histogram_chunk::FLOAT_HISTOGRAM);
-    message.bytes(4, &histogram_chunk::encode(samples));
+    message.integer(1, first.cast_unsigned()).integer(2, last.cast_unsigned());
+    message.integer(3, kind).bytes(4, chunk);
     message.into_bytes()
 }
 
