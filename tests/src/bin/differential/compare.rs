@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::engine::{Answer, Series};
+use super::engine::{Answer, Point, Series};
 
 /// Names and values.
 type Labels = BTreeMap<String, String>;
@@ -94,7 +94,7 @@ fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<String> {
             return Some(format!("{labels:?}: {} points, got {}", points.len(), own.len()));
         }
         for ((at, value), (own_at, own_value)) in points.iter().zip(own) {
-            if at != own_at || !nearly_equal(*value, *own_value, tolerance) {
+            if at != own_at || !same_point(value, own_value, tolerance) {
                 return Some(format!(
                     "{labels:?}: {value:?} at {at}, got {own_value:?} at {own_at}"
                 ));
@@ -108,6 +108,15 @@ fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<String> {
         return Some(format!("unexpected: {labels:?}"));
     }
     (wanted.series.len() != got.series.len()).then(|| "series given twice".to_owned())
+}
+
+fn same_point(a: &Point, b: &Point, tolerance: f64) -> bool {
+    let near = |a, b| nearly_equal(a, b, tolerance);
+    match (a, b) {
+        (Point::Number(a), Point::Number(b)) => near(*a, *b),
+        (Point::Histogram(a), Point::Histogram(b)) => a.nearly_equals(b, near),
+        _ => false,
+    }
 }
 
 /// The label `value`, which `count_values` makes of numbers, is compared as a number.

@@ -5,6 +5,8 @@ mod compare;
 mod engine;
 mod fuzz;
 mod generate;
+mod histogram;
+mod native;
 mod ties;
 
 use std::collections::BTreeMap;
@@ -47,6 +49,9 @@ struct Arguments {
     /// Decides the random expressions.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     fuzz_seed: u64,
+    /// Send native histograms as well, and draw the random expressions mostly from them.
+    #[arg(long)]
+    histograms: bool,
     /// Decides the values of the series.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -79,7 +84,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&arguments.expressions)
         .with_context(|| format!("reading {}", arguments.expressions))?;
     let expressions: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let sent = generate::generate(&expressions, arguments.seed, 1000 * arguments.end)?;
+    let mut sent = generate::generate(&expressions, arguments.seed, 1000 * arguments.end)?;
+    if arguments.histograms {
+        sent = sent.with_histograms(arguments.seed)?;
+    }
     let generated = match &arguments.stamp {
         Some((name, value)) => sent.stamped(name, value)?,
         None => sent.clone(),
@@ -96,7 +104,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Some(url) => Engine::Remote(url.clone(), Box::default()),
         None => Engine::Here(generated.memory.clone(), arguments.delayed_name_removal),
     };
-    let mut fuzz = fuzz::Fuzz::new(&generated.memory, arguments.fuzz_seed);
+    let mut fuzz = fuzz::Fuzz::new(&generated, arguments.fuzz_seed);
     let random: Vec<String> = (0..arguments.fuzz).map(|_| fuzz.expression()).collect();
     let expressions =
         if random.is_empty() { expressions } else { random.iter().map(String::as_str).collect() };
