@@ -7,6 +7,8 @@ use serde_json::Value as Json;
 use tributary_model::histogram::{Bucket, Histogram};
 use tributary_model::number::parse_float;
 
+use super::compare::nearly_equal;
+
 #[derive(Clone, PartialEq)]
 pub struct Native {
     count: f64,
@@ -28,18 +30,31 @@ impl Native {
         })
     }
 
-    /// Whether buckets, counts and sum are the same up to a relative difference.
-    pub fn nearly_equals(&self, other: &Self, near: impl Fn(f64, f64) -> bool) -> bool {
-        let same = |a: &Bucket, b: &Bucket| {
-            (a.lower_inclusive, a.upper_inclusive) == (b.lower_inclusive, b.upper_inclusive)
-                && near(a.lower, b.lower)
-                && near(a.upper, b.upper)
-                && near(a.count, b.count)
+    /// Whether counts, sum and buckets are the same. What is left of a bucket after a subtraction may be nothing but
+    /// rounding, so that buckets are measured by the largest of them.
+    pub fn nearly_equals(&self, other: &Self, tolerance: f64) -> bool {
+        let largest = self.known().chain(other.known()).map(|b| b.count.abs()).fold(0.0, f64::max);
+        let near = |a: f64, b: f64| nearly_equal(a, b, tolerance);
+        let at = |bucket: &Bucket, other: &Bucket| {
+            (bucket.lower_inclusive, bucket.upper_inclusive)
+                == (other.lower_inclusive, other.upper_inclusive)
+                && near(bucket.lower, other.lower)
+                && near(bucket.upper, other.upper)
+        };
+        let among = |bucket: &Bucket, others: &Self| {
+            let found = others.known().find(|other| at(bucket, other));
+            let count = found.map_or(0.0, |other| other.count);
+            near(bucket.count, count) || (bucket.count - count).abs() <= tolerance * largest
         };
         near(self.count, other.count)
             && near(self.sum, other.sum)
-            && self.buckets.len() == other.buckets.len()
-            && self.buckets.iter().zip(&other.buckets).all(|(a, b)| same(a, b))
+            && self.known().all(|bucket| among(bucket, other))
+            && other.known().all(|bucket| among(bucket, self))
+    }
+
+    /// A store may pad its histograms with empty buckets, which are NaN after arithmetic with Inf.
+    fn known(&self) -> impl Iterator<Item = &Bucket> {
+        self.buckets.iter().filter(|bucket| !bucket.count.is_nan())
     }
 }
 

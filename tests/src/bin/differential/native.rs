@@ -112,7 +112,13 @@ const LABELS: [[&str; 3]; 6] = [
     ["db", "a", "us"],
 ];
 
-const THRESHOLDS: [f64; 4] = [0.001, 0.001, 1e-128, 0.01];
+/// What a new program has observed at once. After it, a Prometheus 3.5, which extrapolates rates of histograms to below
+/// zero, has no reason to.
+const HEAD_START: usize = 40;
+
+/// None cuts a bucket of any schema: a Prometheus counts observations twice that are below a threshold in one schema, but
+/// above it in another.
+const THRESHOLDS: [f64; 4] = [0.001, 0.001, 1e-128, 1.0 / 64.0];
 
 const fn exp(schema: i8) -> Bounds {
     Bounds::Exponential(schema)
@@ -174,7 +180,7 @@ impl State {
             Bounds::Exponential(_) => THRESHOLDS[random.below(THRESHOLDS.len())],
             Bounds::Custom(_) => 0.0,
         };
-        Self {
+        let mut state = Self {
             metric,
             bounds,
             threshold,
@@ -184,7 +190,9 @@ impl State {
             sum: 0.0,
             above: BTreeMap::new(),
             below: BTreeMap::new(),
-        }
+        };
+        state.observe_many(HEAD_START, random);
+        state
     }
 
     /// Some observations more, or all anew.
@@ -201,7 +209,11 @@ impl State {
                 *schema = (*schema + [-1, 1][random.below(2)]).clamp(-1, 4);
             }
         }
-        let many = random.below(self.speed + 2) + if self.metric.gauge { 3 } else { 0 };
+        let many = random.below(self.speed + 2) + if anew { HEAD_START } else { 0 };
+        self.observe_many(many, random);
+    }
+
+    fn observe_many(&mut self, many: usize, random: &mut Random) {
         for _ in 0..many {
             self.observe_one(random);
         }
@@ -212,7 +224,7 @@ impl State {
         let value = if random.below(10) < self.metric.negative { -distance } else { distance };
         let tiny = random.one_in(9);
         match self.bounds {
-            Bounds::Exponential(_) if tiny => {
+            Bounds::Exponential(_) if tiny || distance <= self.threshold => {
                 self.zero += 1;
                 return;
             }

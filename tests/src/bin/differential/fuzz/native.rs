@@ -37,9 +37,9 @@ impl Fuzz<'_> {
             }
             8 => {
                 let op = self.one_of(&["*", "/", "*", "/", "+", "^"]);
-                format!("({} {op} {})", self.histograms(below), self.scalar(below))
+                format!("({} {op} {})", self.histograms(below), self.factor())
             }
-            9 => format!("({} * {})", self.scalar(below), self.histograms(below)),
+            9 => format!("({} * {})", self.factor(), self.histograms(below)),
             10 | 11 => self.of_two_histograms(below),
             12 => format!("-{}", self.histograms(below)),
             _ => format!(
@@ -73,8 +73,8 @@ impl Fuzz<'_> {
             }
             14 => format!("{}({})", self.one_of(EACH_VALUE), self.histograms(below)),
             _ => {
-                let name = self.grouping();
-                format!("count_values {name}(\"value\", {})", self.histograms(below))
+                // Of histograms as they are, whose text has no rounding errors.
+                format!("count_values {}(\"value\", {})", self.grouping(), self.selector())
             }
         }
     }
@@ -108,6 +108,15 @@ impl Fuzz<'_> {
             return format!("({})[{range}:{step}]{modifiers}", self.histograms(depth - 1));
         }
         format!("{}[{range}]{modifiers}", self.selector())
+    }
+
+    fn factor(&mut self) -> String {
+        match self.random.below(12) {
+            0 => self.number(),
+            1 => "0".to_owned(),
+            2 => "time()".to_owned(),
+            _ => format!("{:.2}", self.random.unit() * 8.0 - 3.0),
+        }
     }
 
     /// Something between the observations, or beyond them.
