@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use prost::Message as _;
-use tributary_proto::prometheus::{Histogram, Label, Sample, TimeSeries, WriteRequest};
+use tributary_proto::prometheus::{Histogram, Label, Sample, TimeSeries, WriteRequest, histogram};
 
 use crate::http::{Answer, send};
 
@@ -31,6 +31,35 @@ pub fn histograms_body(series: &[HistogramSeries<'_>]) -> Vec<u8> {
         histograms: histograms.clone(),
         ..TimeSeries::default()
     }))
+}
+
+/// The same histogram with its counts, which must be whole, as integers.
+pub fn with_integers(floats: Histogram) -> Histogram {
+    let count = match floats.count {
+        Some(histogram::Count::CountFloat(count)) => Some(histogram::Count::CountInt(count as u64)),
+        other => other,
+    };
+    let zero_count = match floats.zero_count {
+        Some(histogram::ZeroCount::ZeroCountFloat(count)) => {
+            Some(histogram::ZeroCount::ZeroCountInt(count as u64))
+        }
+        other => other,
+    };
+    Histogram {
+        count,
+        zero_count,
+        positive_deltas: deltas(&floats.positive_counts),
+        positive_counts: Vec::new(),
+        negative_deltas: deltas(&floats.negative_counts),
+        negative_counts: Vec::new(),
+        ..floats
+    }
+}
+
+/// Each count's difference from the one before it.
+fn deltas(counts: &[f64]) -> Vec<i64> {
+    let before = [0.0].into_iter().chain(counts.iter().copied());
+    counts.iter().zip(before).map(|(count, before)| (count - before) as i64).collect()
 }
 
 fn labels(pairs: &[(&str, &str)]) -> Vec<Label> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::engine::{Answer, Series};
+use super::engine::{Answer, Point, Series};
 
 /// Names and values.
 type Labels = BTreeMap<String, String>;
@@ -72,7 +72,10 @@ pub fn compare(expression: &str, wanted: &Answer, got: &Answer) -> Verdict {
 
 /// Which two of several duplicates a message names depends on the order of the series.
 fn same_error(wanted: &str, got: &str) -> bool {
-    let kind = |text: &str| text.split("for the match group").next().unwrap_or("").to_owned();
+    let kind = |text: &str| {
+        let text = text.strip_prefix("invalid parameter \"query\": ").unwrap_or(text);
+        text.split("for the match group").next().unwrap_or("").to_owned()
+    };
     kind(wanted) == kind(got)
 }
 
@@ -94,7 +97,7 @@ fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<String> {
             return Some(format!("{labels:?}: {} points, got {}", points.len(), own.len()));
         }
         for ((at, value), (own_at, own_value)) in points.iter().zip(own) {
-            if at != own_at || !nearly_equal(*value, *own_value, tolerance) {
+            if at != own_at || !same_point(value, own_value, tolerance) {
                 return Some(format!(
                     "{labels:?}: {value:?} at {at}, got {own_value:?} at {own_at}"
                 ));
@@ -110,6 +113,14 @@ fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<String> {
     (wanted.series.len() != got.series.len()).then(|| "series given twice".to_owned())
 }
 
+fn same_point(a: &Point, b: &Point, tolerance: f64) -> bool {
+    match (a, b) {
+        (Point::Number(a), Point::Number(b)) => nearly_equal(*a, *b, tolerance),
+        (Point::Histogram(a), Point::Histogram(b)) => a.nearly_equals(b, tolerance),
+        _ => false,
+    }
+}
+
 /// The label `value`, which `count_values` makes of numbers, is compared as a number.
 fn same_labels(a: &Labels, b: &Labels, tolerance: f64) -> bool {
     let number = |labels: &Labels| labels.get("value").and_then(|text| text.parse::<f64>().ok());
@@ -120,6 +131,7 @@ fn same_labels(a: &Labels, b: &Labels, tolerance: f64) -> bool {
         })
 }
 
-fn nearly_equal(a: f64, b: f64, tolerance: f64) -> bool {
+/// Up to a relative difference.
+pub fn nearly_equal(a: f64, b: f64, tolerance: f64) -> bool {
     (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= tolerance * a.abs().max(b.abs())
 }

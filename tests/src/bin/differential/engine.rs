@@ -7,13 +7,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::Method;
 use serde_json::Value as Json;
+use tributary_model::histogram::{Histogram, HistogramSample};
 use tributary_model::label::Labels;
+use tributary_model::number::parse_float;
 use tributary_model::sample::{Sample, Timestamp};
 use tributary_promql::eval::{self, Options};
 use tributary_promql::feature::Features;
 use tributary_promql::source::Memory;
-use tributary_promql::value::{Outcome, Value};
+use tributary_promql::value::{Element, MatrixSeries, Outcome, Value};
 use tributary_tests::http::{Connection, form};
+
+use super::histogram::Native;
 
 /// When an expression is to be evaluated, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +53,27 @@ pub struct Answer {
     pub remarks: Vec<String>,
 }
 
+/// What a series holds at one time.
+#[derive(Clone)]
+pub enum Point {
+    Number(f64),
+    Histogram(Box<Native>),
+}
+
+impl fmt::Debug for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(value) => value.fmt(f),
+            Self::Histogram(histogram) => histogram.fmt(f),
+        }
+    }
+}
+
+/// Points in time.
+type Points = Vec<(i64, Point)>;
+
 /// Labels and points in time.
-type Labelled = (BTreeMap<String, String>, Vec<(i64, f64)>);
+type Labelled = (BTreeMap<String, String>, Points);
 
 /// The type of the value, and the series in the order given.
 #[derive(Debug, Default)]
@@ -138,20 +161,27 @@ fn series(data: &Json) -> anyhow::Result<Series> {
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().unwrap_or("").to_owned()))
             .collect();
-        let points = match element["values"].as_array() {
-            Some(values) => values.iter().map(point).collect::<Result<_, _>>()?,
-            None => vec![point(&element["value"])?],
-        };
-        out.push((labels, points));
+        let of_time = ["value", "histogram"].into_iter().filter_map(|key| element.get(key));
+        let lists = ["values", "histograms"].into_iter().filter_map(|key| element[key].as_array());
+        let points = of_time.chain(lists.flatten()).map(point).collect::<Result<_, _>>()?;
+        out.push((labels, by_time(points)));
     }
     Ok(Series { kind, series: out })
 }
 
-fn point(pair: &Json) -> anyhow::Result<(i64, f64)> {
+fn point(pair: &Json) -> anyhow::Result<(i64, Point)> {
     let at = pair[0].as_f64().context("no time")?;
-    let text = pair[1].as_str().context("no value")?;
-    let value = tributary_model::number::parse_float(text).unwrap_or(f64::NAN);
-    Ok(((at * 1000.0).round() as i64, value))
+    let point = match pair[1].as_str() {
+        Some(text) => Point::Number(parse_float(text).unwrap_or(f64::NAN)),
+        None => Point::Histogram(Box::new(Native::read(&pair[1])?)),
+    };
+    Ok(((at * 1000.0).round() as i64, point))
+}
+
+/// A series may have numbers at some times and histograms at others.
+fn by_time(mut points: Points) -> Points {
+    points.sort_by_key(|(at, _)| *at);
+    points
 }
 
 fn here(memory: &Memory, expression: &str, question: Question, options: &Options) -> Answer {
@@ -188,23 +218,40 @@ fn own_series(value: Value) -> Series {
     let map = |labels: &Labels| {
         labels.iter().map(|l| (l.name.to_string(), l.value.to_string())).collect()
     };
-    let point = |sample: &Sample| (sample.at.as_millis(), sample.value);
     let kind = value.value_type().as_str().to_owned();
     let series = match &value {
-        Value::Scalar(sample) => vec![(BTreeMap::new(), vec![point(sample)])],
-        Value::String { at, .. } => vec![(BTreeMap::new(), vec![(at.as_millis(), f64::NAN)])],
-        // The data have no native histograms.
+        Value::Scalar(sample) => vec![(BTreeMap::new(), vec![own_number(sample)])],
+        Value::String { at, .. } => {
+            vec![(BTreeMap::new(), vec![(at.as_millis(), Point::Number(f64::NAN))])]
+        }
         Value::Vector(vector) => vector
             .iter()
             .map(|v| {
-                let value = v.value.float().unwrap_or(f64::NAN);
-                (map(&v.labels), vec![(v.at.as_millis(), value)])
+                let point = match &v.value {
+                    Element::Float(value) => Point::Number(*value),
+                    Element::Histogram(histogram) => own_histogram(histogram),
+                };
+                (map(&v.labels), vec![(v.at.as_millis(), point)])
             })
             .collect(),
-        Value::Matrix(matrix) => matrix
-            .iter()
-            .map(|series| (map(&series.labels), series.samples.iter().map(point).collect()))
-            .collect(),
+        Value::Matrix(matrix) => {
+            matrix.iter().map(|series| (map(&series.labels), own_points(series))).collect()
+        }
     };
     Series { kind, series }
+}
+
+fn own_points(series: &MatrixSeries) -> Points {
+    let histogram =
+        |sample: &HistogramSample| (sample.at.as_millis(), own_histogram(&sample.histogram));
+    let numbers = series.samples.iter().map(own_number);
+    by_time(numbers.chain(series.histograms.iter().map(histogram)).collect())
+}
+
+fn own_number(sample: &Sample) -> (i64, Point) {
+    (sample.at.as_millis(), Point::Number(sample.value))
+}
+
+fn own_histogram(histogram: &Histogram) -> Point {
+    Point::Histogram(Box::new(histogram.into()))
 }

@@ -1,10 +1,13 @@
 //! Random expressions over the made-up series: every operator, aggregation and function that a Prometheus 3.5 knows.
 
+mod native;
+
 use std::fmt::Write as _;
 
 use tributary_model::label::Labels;
-use tributary_promql::source::Memory;
 use tributary_tests::random::Random;
+
+use super::generate::Generated;
 
 /// How deep expressions nest.
 const DEPTH: usize = 3;
@@ -92,13 +95,16 @@ pub fn depends_on_order(expression: &str) -> bool {
 /// Makes expressions up.
 pub struct Fuzz<'a> {
     series: Vec<&'a Labels>,
+    /// Those that hold native histograms.
+    native: Vec<&'a Labels>,
     random: Random,
 }
 
 impl<'a> Fuzz<'a> {
-    pub fn new(memory: &'a Memory, seed: u64) -> Self {
+    pub fn new(generated: &'a Generated, seed: u64) -> Self {
         Self {
-            series: memory.series().map(|(labels, _)| labels).collect(),
+            series: generated.memory.series().map(|(labels, _)| labels).collect(),
+            native: generated.native.iter().map(|series| &series.labels).collect(),
             random: Random::new(seed),
         }
     }
@@ -132,9 +138,16 @@ impl<'a> Fuzz<'a> {
         }
     }
 
+    /// Those of a random series, mostly one of native histograms if there are any.
+    fn labels(&mut self) -> &'a Labels {
+        let native = !self.native.is_empty() && !self.random.one_in(8);
+        let series = if native { &self.native } else { &self.series };
+        series[self.random.below(series.len())]
+    }
+
     /// A selector of some series' name, with some of its labels.
     fn selector(&mut self) -> String {
-        let labels = self.series[self.random.below(self.series.len())];
+        let labels = self.labels();
         let mut matchers = Vec::new();
         for label in labels.iter().filter(|label| &*label.name != "__name__") {
             match self.random.below(10) {
@@ -193,7 +206,7 @@ impl<'a> Fuzz<'a> {
 
     /// Some label names of a random series.
     fn label_names(&mut self) -> String {
-        let labels = self.series[self.random.below(self.series.len())];
+        let labels = self.labels();
         let mut names = Vec::new();
         for label in labels {
             if self.random.one_in(3) {
@@ -229,6 +242,13 @@ impl<'a> Fuzz<'a> {
     fn vector(&mut self, depth: usize) -> String {
         if depth == 0 {
             return format!("{}{}", self.selector(), self.modifiers());
+        }
+        if !self.native.is_empty() && !self.random.one_in(3) {
+            return if self.random.one_in(2) {
+                self.histograms(depth)
+            } else {
+                self.of_histograms(depth)
+            };
         }
         let below = depth - 1;
         match self.random.below(15) {

@@ -2,16 +2,18 @@
 //! gaps and staleness markers. The same seed gives the same series.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::matcher::{MatchOp, Matcher};
 use tributary_model::sample::{Sample, stale_nan};
 use tributary_promql::ast::Expr;
 use tributary_promql::source::Memory;
-use tributary_tests::prometheus::deliver;
+use tributary_tests::prometheus::{HistogramSeries, deliver, deliver_body, histograms_body};
 use tributary_tests::random::Random;
 
 use super::engine::Question;
+use super::native::{self, NativeSeries};
 
 const INTERVAL_MS: i64 = 30_000;
 const LENGTH_MS: i64 = 3 * 3_600_000;
@@ -27,6 +29,7 @@ type Labelled<'a> = (Vec<(&'a str, &'a str)>, &'a [Sample]);
 #[derive(Clone)]
 pub struct Generated {
     pub memory: Memory,
+    pub native: Vec<NativeSeries>,
     end_ms: i64,
 }
 
@@ -36,21 +39,42 @@ impl Generated {
     }
 
     pub fn sample_count(&self) -> usize {
-        self.memory.series().map(|(_, samples)| samples.len()).sum()
+        let numbers = self.memory.series().map(|(_, samples)| samples.len());
+        numbers.chain(self.native.iter().map(|series| series.histograms.len())).sum()
+    }
+
+    /// The same with series of native histograms, which also depend on the seed.
+    pub fn with_histograms(mut self, seed: u64) -> anyhow::Result<Self> {
+        let end_ms = self.end_ms;
+        let mut random = Random::of(&[seed, u64::from_le_bytes(*b"natively")]);
+        self.native = native::series(&mut random, |random| times(end_ms, random))?;
+        for series in &self.native {
+            self.memory.add(&series.labels, series.numbers.iter().copied());
+            self.memory.add_histograms(&series.labels, series.histograms.iter().cloned());
+        }
+        Ok(self)
     }
 
     /// The same series with a label more; one of that name that is there is kept as `exported_…`.
     pub fn stamped(&self, name: &str, value: &str) -> anyhow::Result<Self> {
-        let mut memory = Memory::default();
-        for (labels, samples) in self.memory.series() {
+        let stamp = |labels: &Labels| {
             let mut pairs: BTreeMap<String, String> =
                 labels.iter().map(|l| (l.name.to_string(), l.value.to_string())).collect();
             if let Some(own) = pairs.insert(name.to_owned(), value.to_owned()) {
                 pairs.insert(format!("exported_{name}"), own);
             }
-            memory.add(&Labels::from_pairs(pairs)?, samples.iter().copied());
+            Labels::from_pairs(pairs)
+        };
+        let mut memory = Memory::default();
+        for (labels, samples) in self.memory.series() {
+            memory.add(&stamp(labels)?, samples.iter().copied());
         }
-        Ok(Self { memory, end_ms: self.end_ms })
+        let mut native = self.native.clone();
+        for series in &mut native {
+            series.labels = stamp(&series.labels)?;
+            memory.add_histograms(&series.labels, series.histograms.iter().cloned());
+        }
+        Ok(Self { memory, native, end_ms: self.end_ms })
     }
 
     /// Three instants and one range.
@@ -68,32 +92,60 @@ impl Generated {
     pub async fn send(&self, url: &str) {
         let url = format!("{url}/api/v1/write");
         let start = self.end_ms - LENGTH_MS - INTERVAL_MS;
+        let native: BTreeSet<&Labels> = self.native.iter().map(|series| &series.labels).collect();
         let all: Vec<Labelled<'_>> = self
             .memory
             .series()
-            .map(|(labels, samples)| {
-                (labels.iter().map(|l| (&*l.name, &*l.value)).collect(), samples)
-            })
+            .filter(|(labels, _)| !native.contains(labels))
+            .map(|(labels, samples)| (pairs(labels), samples))
             .collect();
         for round in 0..=(LENGTH_MS + 2 * INTERVAL_MS) / ROUND_MS {
-            let (from, to) = (start + round * ROUND_MS, start + (round + 1) * ROUND_MS);
+            let times = start + round * ROUND_MS..start + (round + 1) * ROUND_MS;
             for some in all.chunks(SERIES_PER_REQUEST) {
-                let request: Vec<_> = some
-                    .iter()
-                    .map(|(labels, samples)| {
-                        let of_round = samples
-                            .iter()
-                            .map(|sample| (sample.at.as_millis(), sample.value))
-                            .filter(|(at, _)| (from..to).contains(at));
-                        (labels.as_slice(), of_round.collect::<Vec<_>>())
-                    })
-                    .filter(|(_, samples)| !samples.is_empty())
-                    .collect();
-                if !request.is_empty() {
-                    deliver(&url, &request).await;
-                }
+                send_numbers(&url, some, &times).await;
             }
+            let numbers: Vec<Labelled<'_>> =
+                self.native.iter().map(|s| (pairs(&s.labels), s.numbers.as_slice())).collect();
+            // A series that turns to numbers and back gets them between its histograms.
+            send_histograms(&url, &self.native, &times, false).await;
+            send_numbers(&url, &numbers, &times).await;
+            send_histograms(&url, &self.native, &times, true).await;
         }
+    }
+}
+
+fn pairs(labels: &Labels) -> Vec<(&str, &str)> {
+    labels.iter().map(|l| (&*l.name, &*l.value)).collect()
+}
+
+async fn send_numbers(url: &str, series: &[Labelled<'_>], times: &Range<i64>) {
+    let request: Vec<_> = series
+        .iter()
+        .map(|(labels, samples)| {
+            let of_round = samples
+                .iter()
+                .map(|sample| (sample.at.as_millis(), sample.value))
+                .filter(|(at, _)| times.contains(at));
+            (labels.as_slice(), of_round.collect::<Vec<_>>())
+        })
+        .filter(|(_, samples)| !samples.is_empty())
+        .collect();
+    if !request.is_empty() {
+        deliver(url, &request).await;
+    }
+}
+
+/// Sends the histograms before or after a series' numbers.
+async fn send_histograms(url: &str, all: &[NativeSeries], times: &Range<i64>, after: bool) {
+    let labels: Vec<_> = all.iter().map(|series| pairs(&series.labels)).collect();
+    let request: Vec<HistogramSeries<'_>> = all
+        .iter()
+        .zip(&labels)
+        .map(|(series, labels)| (labels.as_slice(), series.messages(times, after)))
+        .filter(|(_, histograms)| !histograms.is_empty())
+        .collect();
+    if !request.is_empty() {
+        deliver_body(url, histograms_body(&request)).await;
     }
 }
 
@@ -138,7 +190,7 @@ pub fn generate(expressions: &[&str], seed: u64, end_ms: i64) -> anyhow::Result<
             add_series(&mut memory, name, &labels, end_ms, &mut random);
         }
     }
-    Ok(Generated { memory, end_ms })
+    Ok(Generated { memory, native: Vec::new(), end_ms })
 }
 
 fn inspect(expr: &Expr, visit: &mut impl FnMut(&Expr)) {

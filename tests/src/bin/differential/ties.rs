@@ -3,7 +3,7 @@
 use tributary_promql::ast::Expr;
 use tributary_promql::ast::operator::AggregateOp;
 
-use super::engine::{Engine, Question};
+use super::engine::{Engine, Point, Question};
 
 /// Whether some aggregation of an expression chooses among series that have the same value: then the order of the
 /// series, which nothing defines, decides.
@@ -19,7 +19,12 @@ pub async fn tied(expression: &str, question: Question, engine: &Engine) -> anyh
         let mut values: Vec<(i64, u64)> = series
             .series
             .iter()
-            .flat_map(|(_, points)| points.iter().map(|(at, value)| (*at, value.to_bits())))
+            .flat_map(|(_, points)| points)
+            .filter_map(|(at, point)| match point {
+                Point::Number(value) => Some((*at, value.to_bits())),
+                // These aggregations leave histograms out.
+                Point::Histogram(_) => None,
+            })
             .collect();
         let all = values.len();
         values.sort_unstable();
