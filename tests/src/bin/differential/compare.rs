@@ -8,7 +8,7 @@ use super::engine::{Answer, Point, Series};
 type Labels = BTreeMap<String, String>;
 
 /// The largest relative difference between equal values.
-const TOLERANCE: f64 = 1e-9;
+pub const TOLERANCE: f64 = 1e-9;
 
 /// The same where an expression has something that makes the last bits of a large number the first ones of a small one.
 const LOOSE_TOLERANCE: f64 = 1e-5;
@@ -31,6 +31,8 @@ pub enum Verdict {
     Unordered,
     /// Different where a choice is made among equal values.
     Tied,
+    /// Different because a part differs by rounding, which is magnified.
+    Magnified,
     /// Different for a known reason.
     Known(&'static str),
     Different(String),
@@ -43,6 +45,7 @@ impl Verdict {
             Self::Empty => "equal and empty",
             Self::SameError => "the same error",
             Self::Known(why) => why,
+            Self::Magnified => "different, but only by rounding in a part, which is magnified",
             Self::Tied => "different, but equal values were chosen from",
             Self::Unordered => "different, but the reference has no order",
             Self::Different(_) => "different",
@@ -79,7 +82,8 @@ fn same_error(wanted: &str, got: &str) -> bool {
     kind(wanted) == kind(got)
 }
 
-fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<String> {
+/// What differs by more than the tolerance.
+pub fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<String> {
     if wanted.kind != got.kind {
         return Some(format!("{} expected, got {}", wanted.kind, got.kind));
     }

@@ -6,6 +6,7 @@ mod engine;
 mod fuzz;
 mod generate;
 mod histogram;
+mod magnified;
 mod native;
 mod ties;
 
@@ -168,6 +169,11 @@ async fn ask_all(
                     if ties::tied(expression, question, reference).await? =>
                 {
                     Verdict::Tied
+                }
+                (Verdict::Different(_), None)
+                    if magnified::magnified(expression, question, reference, target).await? =>
+                {
+                    Verdict::Magnified
                 }
                 (verdict, _) => verdict,
             };

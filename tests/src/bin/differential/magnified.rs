@@ -1,0 +1,51 @@
+//! Whether a difference is only that of the last digits of a part, which what stands above it magnifies: the sine of a
+//! large number, a value that becomes a label.
+
+use tributary_promql::ast::ValueType;
+
+use super::compare::{TOLERANCE, difference};
+use super::engine::{Answer, Engine, Question};
+
+/// Parts that differ by no more than this differ by rounding.
+const ROUNDING: f64 = 1e-13;
+
+/// Looks for the innermost parts of an expression at which the engines differ. Each must have an argument of which they
+/// give the same but for rounding.
+pub async fn magnified(
+    expression: &str,
+    question: Question,
+    reference: &Engine,
+    target: &Engine,
+) -> anyhow::Result<bool> {
+    let Ok(read) = tributary_promql::parse(expression) else { return Ok(false) };
+    let mut open = vec![&read];
+    while let Some(expr) = open.pop() {
+        let (mut rounded, mut deeper) = (false, false);
+        for child in expr.children() {
+            if !matches!(child.value_type(), ValueType::Scalar | ValueType::Vector) {
+                continue;
+            }
+            let text = child.to_string();
+            let asked = (reference.ask(&text, question), target.ask(&text, question));
+            let (wanted, got) = tokio::try_join!(asked.0, asked.1)?;
+            if apart(&wanted, &got, TOLERANCE) {
+                deeper = true;
+                open.push(child);
+            } else {
+                rounded |= apart(&wanted, &got, 0.0) && !apart(&wanted, &got, ROUNDING);
+            }
+        }
+        if !deeper && !rounded {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn apart(wanted: &Answer, got: &Answer, tolerance: f64) -> bool {
+    match (&wanted.result, &got.result) {
+        (Ok(wanted), Ok(got)) => difference(wanted, got, tolerance).is_some(),
+        (Err(_), Err(_)) => false,
+        _ => true,
+    }
+}
