@@ -28,6 +28,8 @@ const NESTED: [&str; 2] = ["rate((", "increase(("];
 const LAYOUT: &str =
     "different: Prometheus also counts it as a change where a new chunk has other empty buckets";
 
+const STATISTICS: &str = "different: Prometheus 3.5 adds up exponential and custom buckets where only counts and sums are wanted";
+
 const BOUNDS: &str = "different: later versions of Prometheus reconcile custom bounds that differ";
 
 /// How words of an expression begin or end where a Prometheus 3.5 is known to differ, and why.
@@ -42,6 +44,9 @@ const KNOWN: &[(&[&str], &str)] = &[
     (&["native_drift", "rate"], BELOW_ZERO),
     (&["native_drift", "increase"], BELOW_ZERO),
     (&["changes", "native_"], LAYOUT),
+    (&["histogram_count", "native_bounds_seconds"], STATISTICS),
+    (&["histogram_sum", "native_bounds_seconds"], STATISTICS),
+    (&["histogram_avg", "native_bounds_seconds"], STATISTICS),
 ];
 
 fn known(expression: &str, wanted: &Answer) -> Option<&'static str> {
