@@ -68,18 +68,15 @@ impl Loaded {
         retain_both(&mut self.histograms, starts, |s| !s.histogram.is_stale());
     }
 
-    /// Leaves only the number and the sum of observations. Where resets matter, what buckets tell of them is put into the
-    /// hints before; elsewhere hints stay as they were stored, as those that say more may contradict each other.
-    pub(super) fn reduce_to_totals(&mut self, resets_matter: bool) {
+    /// Leaves only the number and the sum of observations. What buckets tell of resets is put into the hints before.
+    pub(super) fn reduce_to_totals(&mut self) {
         let mut before: Option<Arc<Histogram>> = None;
         for sample in &mut self.histograms {
             if sample.histogram.is_stale() {
                 continue;
             }
             let mut whole = Arc::clone(&sample.histogram);
-            if let (ResetHint::Unknown, Some(before)) = (whole.hint(), &before)
-                && resets_matter
-            {
+            if let (ResetHint::Unknown, Some(before)) = (whole.hint(), &before) {
                 let reset = whole.is_reset_after(before);
                 let hint = if reset { ResetHint::Reset } else { ResetHint::NotReset };
                 whole = Arc::new(Histogram::clone(&whole).with_hint(hint));

@@ -73,7 +73,7 @@ impl Evaluator<'_> {
         };
         let held = self.budget.held();
         let ranged = self.ranged(arg, grid)?;
-        let resets_matter = matches!(
+        let uses_starts = matches!(
             call.function,
             Function::Rate | Function::Irate | Function::Increase | Function::Resets
         );
@@ -85,9 +85,8 @@ impl Evaluator<'_> {
             ranged: &ranged,
             grid,
             budget: &self.budget,
-            with_starts: resets_matter && self.options.features.start_timestamps,
+            with_starts: uses_starts && self.options.features.start_timestamps,
             totals_only: self.wanted.only_totals(),
-            resets_matter,
         };
         let weight = workers::READING + grid.count * 4;
         let slid = workers::map(&self.budget, &ranged.series, weight, |scratch, series| {

@@ -68,7 +68,7 @@ impl Evaluator<'_> {
             |loaded: &mut Loaded, series| {
                 loaded.read(series, bounds, take == Take::Start, budget)?;
                 if totals_only {
-                    loaded.reduce_to_totals(false);
+                    loaded.reduce_to_totals();
                 }
                 let points = latest.points(loaded);
                 budget.hold(points.size())?;

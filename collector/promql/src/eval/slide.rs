@@ -53,8 +53,6 @@ pub(super) struct Slide<'a> {
     pub(super) with_starts: bool,
     /// Whether nothing looks at the buckets of histograms.
     pub(super) totals_only: bool,
-    /// Whether the function looks for counter resets.
-    pub(super) resets_matter: bool,
 }
 
 /// What a thread reuses from series to series.
@@ -152,7 +150,7 @@ impl Slide<'_> {
                 let bounds = self.ranged.bounds(self.grid);
                 loaded.read(series, bounds, self.with_starts, self.budget)?;
                 if self.totals_only {
-                    loaded.reduce_to_totals(self.resets_matter);
+                    loaded.reduce_to_totals();
                 }
             }
             RangedSeries::Computed(series, steps) => {
