@@ -98,12 +98,21 @@ fn run(seed: u64, until: Instant, tally: &Tally) -> Option<String> {
             }
             let text = expression::next(&mut random, &mut texts);
             tally.texts.fetch_add(1, Relaxed);
-            let begun = Instant::now();
             let at = data::time(&mut random);
             let step = data::step(&mut random);
-            let checked = catch_unwind(AssertUnwindSafe(|| check(&text, &memory, at, step, tally)));
-            let fault = match checked {
-                Ok(Ok(())) if begun.elapsed() > TOO_LONG => format!("took {:?}", begun.elapsed()),
+            let look = || {
+                let begun = Instant::now();
+                let checked =
+                    catch_unwind(AssertUnwindSafe(|| check(&text, &memory, at, step, tally)));
+                (checked, begun.elapsed())
+            };
+            let mut looked = look();
+            if looked.1 > TOO_LONG {
+                // A busy machine makes one slow; what is slow by itself is so twice.
+                looked = look();
+            }
+            let fault = match looked.0 {
+                Ok(Ok(())) if looked.1 > TOO_LONG => format!("took {:?}", looked.1),
                 Ok(Ok(())) => continue,
                 Ok(Err(fault)) => fault,
                 Err(panic) => {
