@@ -1,7 +1,7 @@
 //! The fields of protobuf messages, as remote write and remote read have them. Encoding:
 //! <https://protobuf.dev/programming-guides/encoding/>.
 
-use crate::fields::{Fields, Malformed, put_bytes, put_varint};
+use crate::fields::{CUT, Fields, Malformed, put_bytes, put_varint};
 
 /// A field's value, by its wire type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +23,17 @@ pub fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malfor
         return Ok(None);
     }
     let mut fields = Fields(rest);
-    let tag = fields.varint()?;
+    let tag = short(&mut fields)?;
     if tag >> 3 == 0 {
         return Err(Malformed("a field has the number 0"));
     }
     let value = match tag & 7 {
         0 => Value::Varint(fields.varint()?),
         1 => Value::Fixed64(fields.u64_le()?),
-        2 => Value::Bytes(fields.bytes()?),
+        2 => {
+            let length = short(&mut fields)?;
+            Value::Bytes(fields.take(usize::try_from(length).map_err(|_| CUT)?)?)
+        }
         5 => {
             fields.take(4)?;
             Value::Fixed32
@@ -39,6 +42,18 @@ pub fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malfor
     };
     *rest = fields.0;
     Ok(Some((tag >> 3, value)))
+}
+
+/// A varint that nearly always is one byte, as tags and lengths are.
+#[inline]
+fn short(fields: &mut Fields<'_>) -> Result<u64, Malformed> {
+    match fields.0 {
+        [byte, rest @ ..] if *byte < 0x80 => {
+            fields.0 = rest;
+            Ok(u64::from(*byte))
+        }
+        _ => fields.varint(),
+    }
 }
 
 /// A message in the making. As in proto3, numbers that are 0 are left out.
