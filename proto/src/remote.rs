@@ -1,11 +1,14 @@
-//! Native histograms as remote write and remote read have them, in versions 1.0 and 2.0 alike.
+//! What remote write and remote read have: samples, native histograms, metadata.
 
 use prost::Message as _;
+use tributary_model::fields::Malformed;
 use tributary_model::histogram::{
     Buckets, CUSTOM_SCHEMA, Histogram, HistogramError, HistogramSample, MAX_BUCKETS, Parts,
     ResetHint, Schema, Span,
 };
-use tributary_model::sample::Timestamp;
+use tributary_model::protobuf::{Value, field};
+use tributary_model::sample::{Sample, Timestamp};
+use tributary_model::series::{Metadata, MetricType};
 
 use crate::prometheus::{self, BucketSpan, histogram};
 
@@ -72,6 +75,56 @@ impl HistogramReader {
         // Each count takes at least a byte.
         self.left = self.left.checked_sub(BYTES_OF_EACH + bytes.len()).ok_or(Refused::Message)?;
         read_histogram(bytes)
+    }
+}
+
+/// Reads a message `Sample`.
+#[inline]
+pub fn read_sample(bytes: &[u8]) -> Result<Sample, Malformed> {
+    let (mut value, mut millis) = (0.0, 0);
+    let mut rest = bytes;
+    while let Some(field) = field(&mut rest)? {
+        match field {
+            (1, Value::Fixed64(bits)) => value = f64::from_bits(bits),
+            (2, Value::Varint(n)) => millis = n.cast_signed(),
+            _ => {}
+        }
+    }
+    Ok(Sample::new(millis, value))
+}
+
+/// Reads a message `MetricMetadata`. One without a name, or with a text that is not UTF-8, is none.
+pub fn read_metadata(bytes: &[u8]) -> Result<Option<Metadata>, Malformed> {
+    let mut metadata = Metadata::default();
+    let mut valid = true;
+    let mut text = |to: &mut String, bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => text.clone_into(to),
+        Err(_) => valid = false,
+    };
+    let mut rest = bytes;
+    while let Some(field) = field(&mut rest)? {
+        match field {
+            (1, Value::Varint(n)) => metadata.kind = metric_type(n),
+            (2, Value::Bytes(bytes)) => text(&mut metadata.metric, bytes),
+            (4, Value::Bytes(bytes)) => text(&mut metadata.help, bytes),
+            (5, Value::Bytes(bytes)) => text(&mut metadata.unit, bytes),
+            _ => {}
+        }
+    }
+    Ok(Some(metadata).filter(|metadata| valid && !metadata.metric.is_empty()))
+}
+
+/// The type of a metric as versions 1.0 and 2.0 number it; what they do not have is unknown.
+pub fn metric_type(n: u64) -> MetricType {
+    match n {
+        1 => MetricType::Counter,
+        2 => MetricType::Gauge,
+        3 => MetricType::Histogram,
+        4 => MetricType::GaugeHistogram,
+        5 => MetricType::Summary,
+        6 => MetricType::Info,
+        7 => MetricType::StateSet,
+        _ => MetricType::Unknown,
     }
 }
 

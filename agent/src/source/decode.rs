@@ -5,8 +5,8 @@ use tributary_model::histogram::HistogramSample;
 use tributary_model::label::{Label, Labels, METRIC_NAME};
 use tributary_model::protobuf::{Value, field};
 use tributary_model::sample::Sample;
-use tributary_model::series::{Metadata, MetricType};
-use tributary_proto::remote::HistogramReader;
+use tributary_model::series::Metadata;
+use tributary_proto::remote::{HistogramReader, read_metadata, read_sample};
 
 use super::intern::{Cache, Series, Texts};
 use crate::allow::rules::Rules;
@@ -62,7 +62,9 @@ impl Decoded {
         let mut rest = fields;
         while let Some(field) = field(&mut rest)? {
             match field {
-                (2, Value::Bytes(bytes)) => self.samples.push((labels.clone(), sample(bytes)?)),
+                (2, Value::Bytes(bytes)) => {
+                    self.samples.push((labels.clone(), read_sample(bytes)?));
+                }
                 (number, Value::Bytes(bytes)) if number == histogram_field => {
                     match self.reader.read(bytes) {
                         Ok(sample) => self.histograms.push((labels.clone(), sample)),
@@ -120,7 +122,7 @@ impl Memory {
         while let Some(field) = field(&mut rest)? {
             match field {
                 (1, Value::Bytes(series)) => self.series(series, rules, &mut decoded)?,
-                (3, Value::Bytes(entry)) => match metadata(entry)? {
+                (3, Value::Bytes(entry)) => match read_metadata(entry)? {
                     Some(metadata) => decoded.metadata.push(metadata),
                     None => decoded.invalid_metadata += 1,
                 },
@@ -255,68 +257,16 @@ fn labels(raw: &[u8], texts: &mut Texts) -> Result<Labels, &'static str> {
     Ok(labels)
 }
 
-fn sample(bytes: &[u8]) -> Result<Sample, Malformed> {
-    let (mut value, mut millis) = (0.0, 0);
-    let mut rest = bytes;
-    while let Some(field) = field(&mut rest)? {
-        match field {
-            (1, Value::Fixed64(bits)) => value = f64::from_bits(bits),
-            (2, Value::Varint(n)) => millis = n.cast_signed(),
-            _ => {}
-        }
-    }
-    Ok(Sample::new(millis, value))
-}
-
-/// An entry without a name, or with a text that is not UTF-8, is none.
-fn metadata(bytes: &[u8]) -> Result<Option<Metadata>, Malformed> {
-    let mut metadata = Metadata::default();
-    let mut valid = true;
-    let mut text = |to: &mut String, bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => text.clone_into(to),
-        Err(_) => valid = false,
-    };
-    let mut rest = bytes;
-    while let Some(field) = field(&mut rest)? {
-        match field {
-            (1, Value::Varint(n)) => metadata.kind = kind(n),
-            (2, Value::Bytes(bytes)) => text(&mut metadata.metric, bytes),
-            (4, Value::Bytes(bytes)) => text(&mut metadata.help, bytes),
-            (5, Value::Bytes(bytes)) => text(&mut metadata.unit, bytes),
-            _ => {}
-        }
-    }
-    Ok(Some(metadata).filter(|metadata| valid && !metadata.metric.is_empty()))
-}
-
-pub(super) fn kind(n: u64) -> MetricType {
-    match n {
-        1 => MetricType::Counter,
-        2 => MetricType::Gauge,
-        3 => MetricType::Histogram,
-        4 => MetricType::GaugeHistogram,
-        5 => MetricType::Summary,
-        6 => MetricType::Info,
-        7 => MetricType::StateSet,
-        _ => MetricType::Unknown,
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tributary_model::series::MetricType;
 
     /// A field of bytes.
     pub(crate) fn bytes(number: u8, content: &[u8]) -> Vec<u8> {
         let mut out = vec![number << 3 | 2];
-        let mut length = content.len();
-        while length >= 0x80 {
-            out.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
-            length >>= 7;
-        }
-        out.push(u8::try_from(length).unwrap());
-        out.extend(content);
+        fields::put_bytes(&mut out, content);
         out
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use tributary_model::fields::Fields;
+use tributary_model::fields::{Fields, put_bytes};
 use tributary_model::protobuf::{Value, field};
 use tributary_model::series::{Metadata, MetricType};
+use tributary_proto::remote::metric_type;
 
-use super::decode::{Decoded, MAX_LABELS, Malformed, Memory, kind, look};
+use super::decode::{Decoded, MAX_LABELS, Malformed, Memory, look};
 use super::intern::Series;
 use crate::allow::rules::Rules;
 
@@ -127,13 +128,7 @@ fn gather(references: &[u64], symbols: &[&[u8]], out: &mut Vec<u8>) -> Result<()
 /// A field of bytes.
 fn put(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(number << 3 | 2);
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        out.push(u8::try_from(length & 0x7f).unwrap_or(0) | 0x80);
-        length >>= 7;
-    }
-    out.push(u8::try_from(length).unwrap_or(0));
-    out.extend_from_slice(bytes);
+    put_bytes(out, bytes);
 }
 
 /// What a series says of its metric; nothing at all is not metadata, but not wrong either.
@@ -147,7 +142,7 @@ fn read_metadata(
     while let Some(field) = field(&mut rest)? {
         let (to, reference) = match field {
             (1, Value::Varint(n)) => {
-                metadata.kind = kind(n);
+                metadata.kind = metric_type(n);
                 continue;
             }
             (3, Value::Varint(reference)) => (&mut metadata.help, reference),

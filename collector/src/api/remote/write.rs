@@ -14,9 +14,8 @@ use http::{HeaderMap, StatusCode, header};
 use tributary_model::fields::Malformed;
 use tributary_model::label::{Labels, METRIC_NAME};
 use tributary_model::protobuf::{Value, field};
-use tributary_model::sample::Sample;
-use tributary_model::series::{Metadata, MetricType};
-use tributary_proto::remote::HistogramReader;
+use tributary_model::series::Metadata;
+use tributary_proto::remote::{HistogramReader, read_metadata, read_sample};
 use tributary_store::Accepted;
 
 use super::MAX_MESSAGE_BYTES;
@@ -157,7 +156,7 @@ fn decode(message: &[u8]) -> Result<Decoded, Malformed> {
     while let Some(field) = field(&mut rest)? {
         match field {
             (1, Value::Bytes(bytes)) => series(bytes, &mut decoded)?,
-            (3, Value::Bytes(bytes)) => decoded.metadata.extend(metadata(bytes)?),
+            (3, Value::Bytes(bytes)) => decoded.metadata.extend(read_metadata(bytes)?),
             _ => {}
         }
     }
@@ -171,7 +170,7 @@ fn series(message: &[u8], decoded: &mut Decoded) -> Result<(), Malformed> {
     while let Some(field) = field(&mut rest)? {
         match field {
             (1, Value::Bytes(bytes)) => pairs.push(pair(bytes)?),
-            (2, Value::Bytes(bytes)) => samples.push(sample(bytes)?),
+            (2, Value::Bytes(bytes)) => samples.push(read_sample(bytes)?),
             (4, Value::Bytes(bytes)) => match decoded.reader.read(bytes) {
                 Ok(sample) => histograms.push(sample),
                 Err(refused) => {
@@ -230,59 +229,12 @@ fn labels(pairs: &[Pair<'_>]) -> Result<Labels, &'static str> {
     }
 }
 
-fn sample(message: &[u8]) -> Result<Sample, Malformed> {
-    let (mut value, mut millis) = (0.0, 0);
-    let mut rest = message;
-    while let Some(field) = field(&mut rest)? {
-        match field {
-            (1, Value::Fixed64(bits)) => value = f64::from_bits(bits),
-            (2, Value::Varint(n)) => millis = n.cast_signed(),
-            _ => {}
-        }
-    }
-    Ok(Sample::new(millis, value))
-}
-
-/// An entry without a name, or with a text that is not UTF-8, is none.
-fn metadata(message: &[u8]) -> Result<Option<Metadata>, Malformed> {
-    let mut metadata = Metadata::default();
-    let mut rest = message;
-    while let Some(field) = field(&mut rest)? {
-        let (to, bytes) = match field {
-            (1, Value::Varint(n)) => {
-                metadata.kind = kind(n);
-                continue;
-            }
-            (2, Value::Bytes(bytes)) => (&mut metadata.metric, bytes),
-            (4, Value::Bytes(bytes)) => (&mut metadata.help, bytes),
-            (5, Value::Bytes(bytes)) => (&mut metadata.unit, bytes),
-            _ => continue,
-        };
-        match std::str::from_utf8(bytes) {
-            Ok(text) => text.clone_into(to),
-            Err(_) => return Ok(None),
-        }
-    }
-    Ok(Some(metadata).filter(|metadata| !metadata.metric.is_empty()))
-}
-
-fn kind(n: u64) -> MetricType {
-    match n {
-        1 => MetricType::Counter,
-        2 => MetricType::Gauge,
-        3 => MetricType::Histogram,
-        4 => MetricType::GaugeHistogram,
-        5 => MetricType::Summary,
-        6 => MetricType::Info,
-        7 => MetricType::StateSet,
-        _ => MetricType::Unknown,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tributary_model::protobuf::Message;
+    use tributary_model::sample::Sample;
+    use tributary_model::series::MetricType;
 
     fn label(name: &str, value: &str) -> Vec<u8> {
         let mut label = Message::default();
