@@ -256,6 +256,8 @@ fn add(total: &mut Accepted, more: &Accepted) {
 mod tests {
     use std::collections::HashMap;
 
+    use tributary_model::sample::Numbers;
+
     use super::*;
     use crate::ingest::replay::Replayer;
     use crate::ingest::testing;
@@ -296,12 +298,9 @@ mod tests {
         assert_eq!(accepted.stored, 2);
         let everything = (Timestamp::MIN, Timestamp::MAX);
         let found = folder.store().select(&[], everything.0, everything.1).unwrap();
-        let mut read = Vec::new();
+        let (mut numbers, mut read) = (Numbers::default(), Vec::new());
         for series in found {
-            let (from, to) = everything;
-            series
-                .read(from, to, &mut tributary_model::sample::Numbers::default(), &mut read)
-                .unwrap();
+            series.read(everything.0, everything.1, &mut numbers, &mut read).unwrap();
         }
         assert_eq!(read, [histogram]);
     }

@@ -119,7 +119,7 @@ impl Evaluator<'_> {
             }
             let drop_name = !keeps_name || series.drops_name();
             // Remarks on histograms may name the metric.
-            let may_stay = self.wanted.no_identity() && points.histograms().is_empty();
+            let may_stay = self.wanted.no_identity && points.histograms().is_empty();
             let labels = if drop_name && !self.delayed() && !may_stay {
                 without_identity(series.labels())
             } else {

@@ -14,18 +14,13 @@ pub(super) struct Wanted {
     /// One of them needs the buckets. A subquery does, to find resets between the samples it takes.
     pub(super) buckets: bool,
     /// Nothing looks at the labels that say what a metric is: they need not be taken away where they are to go.
-    no_identity: bool,
+    pub(super) no_identity: bool,
 }
 
 impl Wanted {
     /// Whether the number and the sum of observations are enough.
     pub(super) fn only_totals(self) -> bool {
         self.totals && !self.buckets
-    }
-
-    /// Whether labels that say what a metric is, and should go, may as well stay.
-    pub(super) fn no_identity(self) -> bool {
-        self.no_identity
     }
 
     /// What is wanted below a node.

@@ -1,7 +1,8 @@
 //! Runs of signed integers around a centre, in the smallest of four forms; the decoder is told how many there are.
 
-use super::bits::{BitReader, BitWriter};
 use tributary_model::fields::{Fields, Malformed, put_signed, put_varint, unzigzag, zigzag};
+
+use super::bits::{BitReader, BitWriter};
 
 /// Every integer is the centre.
 const SAME: u8 = 0;
@@ -71,15 +72,12 @@ pub(crate) fn encode(out: &mut Vec<u8>, integers: &[i64]) {
 pub(crate) fn decode(fields: &mut Fields<'_>, slots: &mut [u64]) -> Result<(), Malformed> {
     match Run::begin(fields, slots)? {
         None => Ok(()),
-        Some(mut run) => {
-            let read = read_rice(&mut run, slots);
-            run.end(read, fields)
-        }
+        Some(run) => run.read(slots, fields),
     }
 }
 
-/// Does the same twice. Where both are Rice codes, which wait for one another, they are read in turns: this is about
-/// half again as fast.
+/// Does the same twice. Where both are Rice codes, of which each waits for the one before it, they are read in turns: this
+/// saves about a tenth of the time.
 pub(crate) fn decode_two(
     fields: [&mut Fields<'_>; 2],
     slots: [&mut [u64]; 2],
@@ -88,17 +86,11 @@ pub(crate) fn decode_two(
     match (Run::begin(left, left_slots)?, Run::begin(right, right_slots)?) {
         (Some(mut one), Some(mut other)) => {
             let read = read_both(&mut one, left_slots, &mut other, right_slots);
-            one.end(read, left)?;
-            other.end(read, right)
+            pass(&one.bits, read, left)?;
+            pass(&other.bits, read, right)
         }
-        (Some(mut run), None) => {
-            let read = read_rice(&mut run, left_slots);
-            run.end(read, left)
-        }
-        (None, Some(mut run)) => {
-            let read = read_rice(&mut run, right_slots);
-            run.end(read, right)
-        }
+        (Some(run), None) => run.read(left_slots, left),
+        (None, Some(run)) => run.read(right_slots, right),
         (None, None) => Ok(()),
     }
 }
@@ -140,7 +132,9 @@ impl<'a> Run<'a> {
         Some(self.centre.wrapping_add(difference).cast_unsigned())
     }
 
-    fn end(self, read: Option<()>, fields: &mut Fields<'_>) -> Result<(), Malformed> {
+    /// Reads the codes.
+    fn read(mut self, slots: &mut [u64], fields: &mut Fields<'_>) -> Result<(), Malformed> {
+        let read = read_rice(&mut self, slots);
         pass(&self.bits, read, fields)
     }
 }

@@ -1,7 +1,8 @@
 //! A sealed chunk's values: one constant, decimals as integers, near decimals, or bits; always bit exact.
 
-use super::integers;
 use tributary_model::fields::{Fields, Malformed, put_signed, put_varint};
+
+use super::integers;
 
 /// Every value has these bits.
 const CONSTANT: u8 = 0;
@@ -58,10 +59,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, values: &[u64]) {
 pub(crate) fn decode(bytes: &[u8], slots: &mut [u64]) -> Result<(), Malformed> {
     match Decimal::begin(bytes, slots)? {
         None => Ok(()),
-        Some(mut decimal) => {
-            integers::decode(&mut decimal.fields, slots.get_mut(1..).unwrap_or_default())?;
-            decimal.end(slots)
-        }
+        Some(decimal) => decimal.read(slots),
     }
 }
 
@@ -78,8 +76,8 @@ pub(crate) fn decode_two(
             left.end(one_slots)?;
             right.end(other_slots)
         }
-        (Some(_), None) => decode(one, one_slots),
-        (None, Some(_)) => decode(other, other_slots),
+        (Some(decimal), None) => decimal.read(one_slots),
+        (None, Some(decimal)) => decimal.read(other_slots),
         (None, None) => Ok(()),
     }
 }
@@ -132,6 +130,12 @@ impl<'a> Decimal<'a> {
             _ => return Err(Malformed("a chunk has an unknown kind")),
         }
         fields.end().map(|()| None)
+    }
+
+    /// Reads the integers, and makes values of them.
+    fn read(mut self, slots: &mut [u64]) -> Result<(), Malformed> {
+        integers::decode(&mut self.fields, slots.get_mut(1..).unwrap_or_default())?;
+        self.end(slots)
     }
 
     /// Makes values of the integers, which stand behind the first slot.
