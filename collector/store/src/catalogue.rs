@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 use tributary_model::label::Labels;
 
 use crate::codec::checked::{checked, unchecked};
@@ -13,7 +14,6 @@ use crate::index::Index;
 use crate::keys::{self, block_key, block_of};
 use crate::kv::{Change, Kv, MAX_VALUE_BYTES};
 use crate::sealed::{compressor, seal, unseal};
-use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 
 /// A block of label sets is closed when it passes this before compression; label sets compress well.
 const LABEL_BLOCK_BYTES: usize = 16 << 10;

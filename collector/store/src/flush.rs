@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use tributary_journal::Position;
+use tributary_model::fields::{Fields, Malformed, put_signed, put_varint};
 use tributary_model::histogram::Histogram;
 use tributary_model::sample::Timestamp;
 
@@ -20,7 +21,6 @@ use crate::keys::{self, window, window_start};
 use crate::ledger::{encode_metadata, put_stream_key};
 use crate::state;
 use crate::writer::{Cut, Mark, Request};
-use tributary_model::fields::{Fields, Malformed, put_signed, put_varint};
 
 /// What of the head is in blocks. There is one, behind a lock: it is moved by one thread at a time.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -7,12 +7,12 @@ mod value;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
+use tributary_model::fields::Malformed;
 use tributary_model::sample::{Numbers, Sample};
 
 use crate::batch::Reason;
 use crate::codec::growing::Appender;
 use crate::keys::{EARLIEST_MILLIS, window};
-use tributary_model::fields::Malformed;
 
 pub(crate) use chunk::Chunk;
 use chunk::{find, read};

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tributary_journal::Position;
 use tributary_model::cluster::ClusterName;
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 use tributary_model::sample::Timestamp;
 use tributary_model::series::Metadata;
 
 use crate::batch::{Batch, GapEntry, Reason, StreamKey, StreamState};
 use crate::record::{BatchHead, StateChanges};
-use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 
 /// Most gaps kept; further ones are counted and dropped.
 pub(crate) const MAX_GAPS: usize = 100_000;

@@ -3,10 +3,10 @@
 //! Decisions are recorded, not taken again at the next start: a changed option or clock changes nothing afterwards.
 
 use tributary_model::cluster::ClusterName;
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 use tributary_model::sample::Timestamp;
 
 use crate::batch::{Accepted, Batch, Reason, StreamKey};
-use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 
 /// A batch: head, decisions, and the collector's own payload.
 pub(crate) const KIND_BATCH: u8 = 1;

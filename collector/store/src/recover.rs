@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tributary_journal::{Journal, Position};
 use tributary_model::cluster::ClusterName;
+use tributary_model::fields::{Fields, Malformed, put_varint};
 use tributary_model::label::Labels;
 
 use crate::batch::{Batch, SeriesId, StreamKey};
@@ -25,7 +26,6 @@ use crate::kv::{Kv, Sled};
 use crate::ledger::{Gap, Stream, decode_metadata, stream_key};
 use crate::writer::Summaries;
 use crate::{Options, catalogue, compact, keys, state, v1};
-use tributary_model::fields::{Fields, Malformed, put_varint};
 
 use replay::Replayed;
 

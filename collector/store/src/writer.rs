@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use tributary_journal::{Journal, MAX_RECORD_BYTES, Position};
+use tributary_model::fields::put_varint;
 use tributary_model::sample::Timestamp;
 
 use crate::batch::{Accepted, Batch, Reason, StreamKey, StreamState};
@@ -17,7 +18,6 @@ use crate::ledger::{Checkpoint, Stream};
 use crate::record::{
     self, BatchHead, Decision, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE, StateChanges,
 };
-use tributary_model::fields::put_varint;
 
 /// Most requests that share one sync.
 const MAX_GROUP: usize = 512;

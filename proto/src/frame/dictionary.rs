@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tributary_model::fields::{put_bytes, put_varint};
 use tributary_model::label::Labels;
 
 use super::FrameError;
 use super::header::Version;
 use super::wire::{Reader, put_len};
 use crate::limits::{Limits, text_bytes};
-use tributary_model::fields::{put_bytes, put_varint};
 
 /// Reference: the symbol that the series before has in this place.
 const SAME: u64 = 0;

@@ -1,10 +1,10 @@
 //! A frame's first bytes and its checksum.
 
+use tributary_model::fields::{put_signed, put_varint};
 use tributary_model::sample::Timestamp;
 
 use super::wire::Reader;
 use super::{FrameError, Header};
-use tributary_model::fields::{put_signed, put_varint};
 
 /// The first bytes of every frame.
 const MAGIC: [u8; 4] = *b"TRBF";

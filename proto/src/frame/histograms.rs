@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tributary_model::fields::put_signed;
 use tributary_model::histogram::{CodecError, Histogram, HistogramSample, MAX_BUCKETS, Schema};
 use tributary_model::sample::Timestamp;
 
 use super::wire::{Reader, put_len};
 use super::{FrameError, FrameHistogram};
 use crate::limits::{Limits, MAX_REMEMBERED_COUNTS};
-use tributary_model::fields::put_signed;
 
 const WHAT: &str = "histograms";
 

@@ -1,12 +1,12 @@
 //! The metadata section and the gaps section.
 
+use tributary_model::fields::{put_bytes, put_signed, put_varint};
 use tributary_model::sample::Timestamp;
 use tributary_model::series::{Metadata, MetricType};
 
 use super::wire::{Reader, put_len};
 use super::{FrameError, Gap, GapCause};
 use crate::limits::{MAX_ENTRIES_PER_FRAME, MAX_METADATA_TEXT_BYTES};
-use tributary_model::fields::{put_bytes, put_signed, put_varint};
 
 pub(super) fn write_metadata(metadata: &[Metadata]) -> Vec<u8> {
     let mut body = Vec::new();

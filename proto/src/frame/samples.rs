@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tributary_model::fields::{put_signed, put_varint};
 use tributary_model::sample::{Sample, Timestamp};
 
 use super::header::Version;
@@ -10,7 +11,6 @@ use super::value::{Model, Series};
 use super::wire::{Reader, put_len};
 use super::{FrameError, FrameSample, v1};
 use crate::limits::{Limits, MAX_REMEMBERED_LISTS, MAX_REMEMBERED_RUNS};
-use tributary_model::fields::{put_signed, put_varint};
 
 /// Codec of version 1: decimal deltas in varints.
 const VARINT_DELTAS: u8 = 1;

@@ -3,10 +3,10 @@
 mod histograms;
 
 use proptest::prelude::*;
-
-use super::*;
 use tributary_model::fields::put_bytes;
 use tributary_model::series::MetricType;
+
+use super::*;
 
 fn series(number: usize) -> Labels {
     let pairs = [

@@ -1,11 +1,11 @@
 //! Values as frames of version 1 have them, for journals and spools that were written before version 2: read only.
 
+use tributary_model::fields::unzigzag;
 use tributary_model::sample::STALE_NAN_BITS;
 
 use super::FrameError;
 use super::decimal;
 use super::wire::Reader;
-use tributary_model::fields::unzigzag;
 
 /// Token: the same bits as the last value.
 const SAME: u64 = 0;

@@ -1,11 +1,11 @@
 //! One value after another of one series: decimal-integer deltas in adaptive Rice codes, with an exact fall-back for
 //! every bit pattern.
 
+use tributary_model::fields::{unzigzag, zigzag};
 use tributary_model::sample::STALE_NAN_BITS;
 
 use super::decimal::{MAX_INTEGER, decimal, integer_at, near, value_of};
 use super::range::{Coder, Contexts};
-use tributary_model::fields::{unzigzag, zigzag};
 
 /// Form of a switch: from here on the exponent of decimals.
 const DECIMAL: u64 = 0;

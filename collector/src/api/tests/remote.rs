@@ -7,6 +7,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 use tributary_model::label::Labels;
+use tributary_model::protobuf::{Message, Value, field};
 use tributary_model::series::Metadata;
 use tributary_store::Accepted;
 
@@ -15,7 +16,6 @@ use crate::api::auth::Known;
 use crate::api::remote::chunk;
 use crate::api::remote::write::{Outcome, Push, Pushed, Sink};
 use crate::local::Samples;
-use tributary_model::protobuf::{Message, Value, field};
 
 /// Remembers what was pushed.
 #[derive(Default)]

@@ -5,9 +5,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
+
 use super::page::MAX_CHUNK_SAMPLES;
 use crate::codec::clock;
-use tributary_model::fields::{Fields, Malformed, put_bytes, put_signed, put_varint};
 
 /// A section of clocks is closed when it has so many, or so many bytes.
 const FULL_CLOCKS: u32 = 64;

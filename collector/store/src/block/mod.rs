@@ -11,8 +11,9 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use crate::keys::window_start;
 use tributary_model::fields::Malformed;
+
+use crate::keys::window_start;
 
 pub(crate) use clocks::Clocks;
 pub(crate) use found::{Found, decode};

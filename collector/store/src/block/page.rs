@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use crate::codec::values;
 use tributary_model::fields::{Fields, Malformed, put_bytes, put_varint};
+
+use crate::codec::values;
 
 /// Most samples of one chunk.
 pub(crate) const MAX_CHUNK_SAMPLES: usize = 480;

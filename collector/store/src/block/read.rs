@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tributary_model::cluster::ClusterName;
+use tributary_model::fields::{Fields, Malformed};
 use tributary_model::label::Labels;
 
 use super::clocks::Clocks;
@@ -21,7 +22,6 @@ use crate::codec::histograms;
 use crate::error::Error;
 use crate::keys::window_start;
 use crate::sealed::unseal;
-use tributary_model::fields::{Fields, Malformed};
 
 /// Memory that an open block counts for at least: it holds a file open.
 const OPEN_BYTES: usize = 64 << 10;

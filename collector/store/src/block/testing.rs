@@ -1,9 +1,10 @@
 //! Sections for tests of what reads them.
 
+use tributary_model::fields::{put_bytes, put_signed, put_varint};
+
 use super::read::Directory;
 use super::{BlockName, HEADER_BYTES, clocks, page};
 use crate::keys::window_start;
-use tributary_model::fields::{put_bytes, put_signed, put_varint};
 
 /// A page with one chunk of each of two series.
 pub(crate) fn page(times: &[i64], bits: &[u64]) -> Vec<u8> {

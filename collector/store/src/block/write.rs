@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tributary_model::fields::{put_bytes, put_signed, put_varint};
 use tributary_model::histogram::Histogram;
 use tributary_model::label::Labels;
 
@@ -20,7 +21,6 @@ use crate::codec::histograms;
 use crate::error::Error;
 use crate::keys::window_start;
 use crate::sealed::{compressor, seal};
-use tributary_model::fields::{put_bytes, put_signed, put_varint};
 
 /// A section of label sets is closed when it passes this before compression.
 const SERIES_BYTES: usize = 64 << 10;

@@ -1,7 +1,8 @@
 //! A sealed chunk's times. Series scraped together share one clock in a block.
 
-use super::integers;
 use tributary_model::fields::{Fields, Malformed, put_signed, put_varint};
+
+use super::integers;
 
 /// Differences of times that follow each other.
 const STEPS: u8 = 0;

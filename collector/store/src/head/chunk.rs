@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use tributary_model::fields::Malformed;
 use tributary_model::sample::Numbers;
 
 use crate::codec::growing::{self, Appender};
-use tributary_model::fields::Malformed;
 
 /// A sealed chunk; it lies in one window.
 #[derive(Debug)]

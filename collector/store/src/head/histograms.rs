@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use tributary_model::fields::Malformed;
 use tributary_model::histogram::Histogram;
 
 use crate::codec::histograms;
 use crate::keys::window;
-use tributary_model::fields::Malformed;
 
 /// Most histograms of one chunk: to find one, those in front of it are decoded.
 const MAX_CHUNK_SAMPLES: usize = 120;

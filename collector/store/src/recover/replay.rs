@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tributary_journal::{Journal, Position, Record};
+use tributary_model::fields::Fields;
 
 use super::{OpenReport, Replay, Resolver};
 use crate::batch::{Batch, StreamKey};
@@ -12,7 +13,6 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::record::{self, BatchHead, KIND_BATCH, KIND_CHECKPOINT, KIND_STATE};
 use crate::writer::{Mark, Summaries, summarize};
-use tributary_model::fields::Fields;
 
 /// Records that wait for a reader.
 const QUEUE: usize = 256;

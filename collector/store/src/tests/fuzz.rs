@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use tributary_model::fields::Fields;
 use tributary_model::histogram::Histogram;
 use tributary_model::label::Labels;
 
@@ -18,7 +19,6 @@ use crate::ledger::{Gap, Stream, stream_key};
 use crate::record::{self, BatchHead};
 use crate::sealed::{compressor, seal, unseal};
 use crate::tests::world::histogram;
-use tributary_model::fields::Fields;
 
 struct Random(u64);
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 
 use tempfile::TempDir;
 use tributary_model::cluster::ClusterName;
+use tributary_model::fields::{Fields, put_bytes, put_signed, put_varint};
 use tributary_model::histogram::{
     Buckets, Histogram, HistogramSample, Parts, ResetHint, Schema, Span,
 };
@@ -18,7 +19,6 @@ use crate::kv::memory::Memory;
 use crate::ledger::{put_stream_key, stream_key};
 use crate::recover::{OpenReport, Replay, ReplayError, Resolver};
 use crate::{Error, Options, SelectedSeries, Store};
-use tributary_model::fields::{Fields, put_bytes, put_signed, put_varint};
 
 /// 2023-11-14T22:00:00Z, the start of a window.
 pub(crate) const T0: i64 = 1_700_000_000_000 / 7_200_000 * 7_200_000;

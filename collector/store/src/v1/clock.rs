@@ -1,7 +1,8 @@
 //! The times of a chunk of version 1.
 
-use super::pack;
 use tributary_model::fields::{Fields, Malformed, unzigzag};
+
+use super::pack;
 
 const STEADY: u8 = 0;
 const UNSTEADY: u8 = 1;

@@ -7,6 +7,8 @@ mod values;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use tributary_model::fields::{Fields, Malformed};
+
 use crate::block::{MAX_CHUNK_SAMPLES, Place, Writer};
 use crate::blocks::Entry;
 use crate::core::Core;
@@ -14,7 +16,6 @@ use crate::error::Error;
 use crate::flush::in_order;
 use crate::keys::window_start;
 use crate::sealed::unseal;
-use tributary_model::fields::{Fields, Malformed};
 
 const PAGES_PREFIX: &str = "pages/";
 

@@ -1,7 +1,8 @@
 //! In version 1: blocks of 32 non-negative integers, each block as wide as its largest.
 
-use crate::codec::bits::BitReader;
 use tributary_model::fields::Malformed;
+
+use crate::codec::bits::BitReader;
 
 /// Integers a block holds.
 const BLOCK: usize = 32;

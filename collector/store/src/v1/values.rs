@@ -1,7 +1,8 @@
 //! The values of a chunk of version 1: one constant, decimals as integers, or XORs.
 
-use super::pack;
 use tributary_model::fields::{Fields, Malformed, unzigzag};
+
+use super::pack;
 
 const CONSTANT: u8 = 0;
 const DECIMAL: u8 = 1;
