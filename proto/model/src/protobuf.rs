@@ -17,7 +17,8 @@ pub enum Value<'a> {
 }
 
 /// Takes the next field and its number; `None` at the end.
-#[inline]
+#[expect(clippy::inline_always, reason = "an agent does little else with a sample")]
+#[inline(always)]
 pub fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u64, Value<'a>)>, Malformed> {
     if rest.is_empty() {
         return Ok(None);
