@@ -178,9 +178,9 @@ pub trait Engine: Send + Sync + 'static {
     /// The label sets, sorted.
     fn series(&self, look: &Look) -> Result<Vec<Labels>, QueryError>;
     /// The label names, sorted.
-    fn label_names(&self, look: &Look) -> Result<Vec<String>, QueryError>;
+    fn label_names(&self, look: &Look) -> Result<Vec<Arc<str>>, QueryError>;
     /// The values of a label, sorted.
-    fn label_values(&self, name: &str, look: &Look) -> Result<Vec<String>, QueryError>;
+    fn label_values(&self, name: &str, look: &Look) -> Result<Vec<Arc<str>>, QueryError>;
     /// The newest sample of each series, by label set; series that are stale at the end are left out.
     fn latest(&self, look: &Look) -> Result<Vec<(Labels, Point)>, QueryError>;
     /// Every sample of each series, by label set, staleness markers too; ends early when `take` returns false.
@@ -276,12 +276,16 @@ impl Queries {
     }
 
     /// The names of labels of series that satisfy `look`, sorted.
-    pub async fn label_names(&self, look: Look) -> Result<Vec<String>, QueryError> {
+    pub async fn label_names(&self, look: Look) -> Result<Vec<Arc<str>>, QueryError> {
         self.look_up(move |engine| engine.label_names(&look)).await
     }
 
     /// The values of one label of series that satisfy `look`, sorted.
-    pub async fn label_values(&self, name: String, look: Look) -> Result<Vec<String>, QueryError> {
+    pub async fn label_values(
+        &self,
+        name: String,
+        look: Look,
+    ) -> Result<Vec<Arc<str>>, QueryError> {
         self.look_up(move |engine| engine.label_values(&name, &look)).await
     }
 
@@ -467,11 +471,11 @@ mod tests {
             Ok(vec![])
         }
 
-        fn label_names(&self, _: &Look) -> Result<Vec<String>, QueryError> {
+        fn label_names(&self, _: &Look) -> Result<Vec<Arc<str>>, QueryError> {
             Ok(vec![])
         }
 
-        fn label_values(&self, _: &str, _: &Look) -> Result<Vec<String>, QueryError> {
+        fn label_values(&self, _: &str, _: &Look) -> Result<Vec<Arc<str>>, QueryError> {
             Ok(vec![])
         }
 

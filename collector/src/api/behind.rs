@@ -48,7 +48,7 @@ pub async fn warnings(
     enforced.push(only.map_err(|e| QueryError::Internal(e.to_string()))?);
     let look = Look { any_of, enforced, from: oldest.minus(RECENT), to: until };
     let read = api.queries.label_values(api.cluster_label.to_string(), look).await?;
-    late.retain(|(name, _)| read.contains(name));
+    late.retain(|(name, _)| read.iter().any(|read| **read == **name));
     Ok(late.iter().map(|(name, newest)| sentence(name, until.since(*newest))).collect())
 }
 

@@ -142,8 +142,11 @@ impl Json {
     fn escaped(&mut self, text: &str, html: bool) -> &mut Self {
         self.0.push(b'"');
         // U+2028 and U+2029 begin with 0xe2.
-        let plain = |b: &u8| *b >= 0x20 && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2);
-        if text.as_bytes().iter().all(plain) {
+        let special = [b'"', b'\\', b'<', b'>', b'&', 0xe2];
+        let is_special =
+            |b: u8| special.iter().fold(u8::from(b < 0x20), |is, s| is | u8::from(b == *s));
+        // To the end, without branches: many bytes at once.
+        if text.bytes().fold(0, |any, b| any | is_special(b)) == 0 {
             self.raw(text);
             self.0.push(b'"');
             return self;

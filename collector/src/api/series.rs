@@ -1,6 +1,7 @@
 //! `labels`, `label/…/values`, `series` and `metadata`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -112,11 +113,11 @@ fn look(scope: &Scope, params: &Params) -> Result<Look, ApiError> {
     })
 }
 
-fn list(mut found: Vec<String>, limit: Option<usize>) -> Response {
+fn list(mut found: Vec<Arc<str>>, limit: Option<usize>) -> Response {
     let cut = limit.is_some_and(|limit| found.len() > limit);
     found.truncate(limit.unwrap_or(usize::MAX));
     success(&Notes::truncated(cut), |json| {
-        json.texts(found.iter().map(String::as_str));
+        json.texts(found.iter().map(|text| &**text));
     })
 }
 

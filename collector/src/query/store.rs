@@ -1,6 +1,7 @@
 //! The store as a source of series and as the engine behind the queries.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tributary_model::histogram::HistogramSample;
 use tributary_model::label::Labels;
@@ -52,12 +53,12 @@ impl Engine for StoreEngine {
         Ok(union(look, |set| self.0.series(set, look.from, look.to)))
     }
 
-    fn label_names(&self, look: &Look) -> Result<Vec<String>, QueryError> {
-        Ok(union(look, |set| self.0.label_names(set, look.from, look.to)))
+    fn label_names(&self, look: &Look) -> Result<Vec<Arc<str>>, QueryError> {
+        Ok(texts(look, |set| self.0.label_names(set, look.from, look.to)))
     }
 
-    fn label_values(&self, name: &str, look: &Look) -> Result<Vec<String>, QueryError> {
-        Ok(union(look, |set| self.0.label_values(name, set, look.from, look.to)))
+    fn label_values(&self, name: &str, look: &Look) -> Result<Vec<Arc<str>>, QueryError> {
+        Ok(texts(look, |set| self.0.label_values(name, set, look.from, look.to)))
     }
 
     fn latest(&self, look: &Look) -> Result<Vec<(Labels, Point)>, QueryError> {
@@ -127,6 +128,14 @@ impl Engine for StoreEngine {
 }
 
 /// What any of the sets finds, sorted, each once.
+/// Texts that are found for any of the sets, each once and in order, as they are found for one.
+fn texts(look: &Look, find: impl Fn(&[Matcher]) -> Vec<Arc<str>>) -> Vec<Arc<str>> {
+    match &*look.sets() {
+        [set] => find(set),
+        _ => union(look, find),
+    }
+}
+
 fn union<T: Ord>(look: &Look, find: impl Fn(&[Matcher]) -> Vec<T>) -> Vec<T> {
     let mut found: Vec<T> = look.sets().iter().flat_map(|set| find(set)).collect();
     found.sort_unstable();
@@ -234,9 +243,10 @@ mod tests {
         let both = ["up", "{cluster=\"eu-1\"}"];
         assert_eq!(queries.series(look(&both, vec![])).await.unwrap().len(), 2);
         assert_eq!(queries.series(look(&both, us())).await.unwrap().len(), 1);
-        assert_eq!(queries.label_names(look(&[], us())).await.unwrap(), ["__name__", "cluster"]);
+        let names = queries.label_names(look(&[], us())).await.unwrap();
+        assert_eq!(names, ["__name__", "cluster"].map(Arc::from));
         let clusters = queries.label_values("cluster".into(), look(&[], vec![])).await.unwrap();
-        assert_eq!(clusters, ["eu-1", "us-1"]);
+        assert_eq!(clusters, ["eu-1", "us-1"].map(Arc::from));
         let latest = queries.latest(look(&["up"], vec![])).await.unwrap();
         assert_eq!(latest.len(), 1, "a stale series has no newest sample");
         assert_eq!(queries.metadata().await.unwrap().len(), 2);

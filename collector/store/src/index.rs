@@ -225,12 +225,17 @@ impl Index {
     }
 }
 
-/// Whether any of the series is wanted: as a rule the first one is.
+/// Whether any of the series is wanted.
 fn any(
     numbers: &RoaringBitmap,
     among: Option<&RoaringBitmap>,
     wanted: impl Fn(u32) -> bool,
 ) -> bool {
+    // As a rule the first one is, and is found without an iterator.
+    let is_wanted = |number| among.is_none_or(|among| among.contains(number)) && wanted(number);
+    if numbers.min().is_some_and(is_wanted) {
+        return true;
+    }
     match among {
         None => numbers.iter().any(wanted),
         Some(among) if numbers.len() <= among.len() => {

@@ -283,7 +283,12 @@ impl Store {
     }
 
     /// The label names of those series, sorted.
-    pub fn label_names(&self, matchers: &[Matcher], from: Timestamp, to: Timestamp) -> Vec<String> {
+    pub fn label_names(
+        &self,
+        matchers: &[Matcher],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Vec<Arc<str>> {
         read::label_names(&self.0.core, matchers, from, to)
     }
 
@@ -294,7 +299,7 @@ impl Store {
         matchers: &[Matcher],
         from: Timestamp,
         to: Timestamp,
-    ) -> Vec<String> {
+    ) -> Vec<Arc<str>> {
         read::label_values(&self.0.core, name, matchers, from, to)
     }
 

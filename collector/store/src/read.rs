@@ -236,7 +236,7 @@ pub(crate) fn label_names(
     matchers: &[Matcher],
     from: Timestamp,
     to: Timestamp,
-) -> Vec<String> {
+) -> Vec<Arc<str>> {
     texts(core, matchers, (from, to), |index, among, wanted| {
         index.names(among, wanted).cloned().collect()
     })
@@ -249,7 +249,7 @@ pub(crate) fn label_values(
     matchers: &[Matcher],
     from: Timestamp,
     to: Timestamp,
-) -> Vec<String> {
+) -> Vec<Arc<str>> {
     texts(core, matchers, (from, to), |index, among, wanted| {
         index.values(name, among, wanted).cloned().collect()
     })
@@ -261,7 +261,7 @@ fn texts(
     matchers: &[Matcher],
     (from, to): (Timestamp, Timestamp),
     find: impl Fn(&Index, Option<&RoaringBitmap>, &dyn Fn(u32) -> bool) -> Vec<Arc<str>>,
-) -> Vec<String> {
+) -> Vec<Arc<str>> {
     let (from, to) = (from.as_millis(), to.as_millis());
     let mut out: Vec<Arc<str>> = Vec::new();
     for shard in core.shards() {
@@ -275,7 +275,7 @@ fn texts(
     // Each shard's are in order: the stable sort merges them.
     out.sort();
     out.dedup();
-    out.iter().map(ToString::to_string).collect()
+    out
 }
 
 /// Whether a series has samples at or behind `from` and at or in front of `to`.

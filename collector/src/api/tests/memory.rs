@@ -1,5 +1,6 @@
 //! An engine over a few series in memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tributary_model::histogram::HistogramSample;
@@ -79,17 +80,17 @@ impl Engine for Memory {
         Ok(found)
     }
 
-    fn label_names(&self, look: &Look) -> Result<Vec<String>, QueryError> {
-        let mut found: Vec<String> =
-            self.found(look).flat_map(|(l, _)| l.iter().map(|l| l.name.to_string())).collect();
+    fn label_names(&self, look: &Look) -> Result<Vec<Arc<str>>, QueryError> {
+        let mut found: Vec<Arc<str>> =
+            self.found(look).flat_map(|(l, _)| l.iter().map(|l| l.name.clone())).collect();
         found.sort();
         found.dedup();
         Ok(found)
     }
 
-    fn label_values(&self, name: &str, look: &Look) -> Result<Vec<String>, QueryError> {
-        let mut found: Vec<String> =
-            self.found(look).filter_map(|(l, _)| l.get(name).map(str::to_owned)).collect();
+    fn label_values(&self, name: &str, look: &Look) -> Result<Vec<Arc<str>>, QueryError> {
+        let mut found: Vec<Arc<str>> =
+            self.found(look).filter_map(|(l, _)| l.get(name).map(Arc::from)).collect();
         found.sort();
         found.dedup();
         Ok(found)

@@ -38,33 +38,37 @@ impl Found {
     }
 }
 
+/// Chunks that are decoded at once: enough for pairs, and few enough for their values to stay in the nearest cache.
+const AT_ONCE: usize = 8;
+
 /// Visits chunks in their order: times, and values' bits. `bits` is room that is used again.
 pub(crate) fn decode(
     found: &[Found],
     bits: &mut Vec<u64>,
     mut visit: impl FnMut(&[i64], &[u64]),
 ) -> Result<(), Error> {
-    for pair in found.chunks(2) {
-        bits.resize(pair.iter().map(|found| found.count).sum(), 0);
-        match pair {
-            [one, other] => {
-                let (one_bits, other_bits) = bits.split_at_mut(one.count);
-                let encoded = [one.encoded(), other.encoded()];
-                if values::decode_two(encoded, [&mut *one_bits, &mut *other_bits]).is_err() {
-                    // One by one it is seen which of them is damaged.
-                    one.values(one_bits)?;
-                    other.values(other_bits)?;
-                }
-                visit(one.times()?, one_bits);
-                visit(other.times()?, other_bits);
-            }
-            rest => {
-                for found in rest {
-                    found.values(bits)?;
-                    visit(found.times()?, bits);
-                }
-            }
+    for group in found.chunks(AT_ONCE) {
+        bits.resize(group.iter().map(|found| found.count).sum(), 0);
+        let parts = in_parts(group, bits);
+        if values::decode_all(parts.map(|(found, slots)| (found.encoded(), slots))).is_err() {
+            // One by one it is seen which of them is damaged.
+            in_parts(group, bits).try_for_each(|(found, slots)| found.values(slots))?;
+        }
+        for (found, values) in in_parts(group, bits) {
+            visit(found.times()?, values);
         }
     }
     Ok(())
+}
+
+/// The chunks with their slots.
+fn in_parts<'a>(
+    found: &'a [Found],
+    mut bits: &'a mut [u64],
+) -> impl Iterator<Item = (&'a Found, &'a mut [u64])> {
+    found.iter().map(move |found| {
+        let (slots, rest) = std::mem::take(&mut bits).split_at_mut(found.count);
+        bits = rest;
+        (found, slots)
+    })
 }

@@ -43,6 +43,9 @@ impl BitWriter {
     }
 }
 
+/// Bits that a look ahead has at least.
+pub(crate) const PEEKED: u32 = 57;
+
 /// Reads what a [`BitWriter`] wrote. Reading over the end is `None`.
 #[derive(Debug, Clone)]
 pub(crate) struct BitReader<'a> {
@@ -83,13 +86,13 @@ impl<'a> BitReader<'a> {
         Some(word << shift >> (64 - count))
     }
 
-    /// The next bits from the top of a word, at least 57 of them; zeros behind the end. They stay unread.
+    /// The next bits from the top of a word, at least [`PEEKED`] of them; zeros behind the end. They stay unread.
     #[inline]
     pub(crate) fn peek(&self) -> u64 {
-        let from = self.bytes.get(self.bit / 8..).unwrap_or(&[]);
-        let word = match from.first_chunk::<8>() {
+        let at = self.bit / 8;
+        let word = match self.bytes.get(at..at + 8).and_then(|from| from.first_chunk::<8>()) {
             Some(word) => u64::from_be_bytes(*word),
-            None => last_word(from),
+            None => last_word(self.bytes, at),
         };
         word << (self.bit % 8)
     }
@@ -112,11 +115,14 @@ impl<'a> BitReader<'a> {
     }
 }
 
-/// Less than eight bytes, and zeros behind them.
-fn last_word(bytes: &[u8]) -> u64 {
-    let read = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    let missing = 64 - 8 * u32::try_from(bytes.len()).unwrap_or(0);
-    read.checked_shl(missing).unwrap_or(0)
+/// The last bytes from a place on, less than eight, and zeros behind them.
+fn last_word(bytes: &[u8], at: usize) -> u64 {
+    let (word, from) = match bytes.last_chunk::<8>() {
+        Some(last) => (u64::from_be_bytes(*last), bytes.len() - 8),
+        None => (bytes.iter().rfold(0, |word, byte| word >> 8 | u64::from(*byte) << 56), 0),
+    };
+    let passed = u32::try_from(at.saturating_sub(from)).unwrap_or(8);
+    word.checked_shl(passed.saturating_mul(8)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use tributary_model::fields::{Fields, Malformed, put_signed, put_varint};
 
-use super::integers;
+use super::integers::{self, Codes};
 
 /// Every value has these bits.
 const CONSTANT: u8 = 0;
@@ -57,29 +57,60 @@ pub(crate) fn encode(out: &mut Vec<u8>, values: &[u64]) {
 
 /// Decodes as many values as there are slots; every byte must be used.
 pub(crate) fn decode(bytes: &[u8], slots: &mut [u64]) -> Result<(), Malformed> {
-    match Decimal::begin(bytes, slots)? {
-        None => Ok(()),
-        Some(decimal) => decimal.read(slots),
+    decode_all([(bytes, slots)])
+}
+
+/// Decodes chunks, each into its slots. Faster than one by one: a chunk of Rice codes, of which each waits for the one before
+/// it, is kept until the next such chunk comes, and they are read in turns.
+pub(crate) fn decode_all<'a>(
+    chunks: impl IntoIterator<Item = (&'a [u8], &'a mut [u64])>,
+) -> Result<(), Malformed> {
+    let mut waiting: Option<Coded<'_>> = None;
+    for (bytes, slots) in chunks {
+        let Some(coded) = Coded::begin(bytes, slots)? else { continue };
+        match waiting.take() {
+            Some(before) => before.read_with(coded)?,
+            None => waiting = Some(coded),
+        }
+    }
+    waiting.map_or(Ok(()), |mut coded| coded.read(0))
+}
+
+/// Decimals whose integers are Rice codes, still to be read into the slots.
+struct Coded<'a> {
+    decimal: Decimal<'a>,
+    codes: Codes<'a>,
+    slots: &'a mut [u64],
+}
+
+impl<'a> Coded<'a> {
+    /// Decodes a chunk of any other kind, and is `None`.
+    fn begin(bytes: &'a [u8], slots: &'a mut [u64]) -> Result<Option<Self>, Malformed> {
+        let Some(mut decimal) = Decimal::begin(bytes, slots)? else { return Ok(None) };
+        match Codes::begin(&mut decimal.fields, behind(slots))? {
+            Some(codes) => Ok(Some(Self { decimal, codes, slots })),
+            None => decimal.end(slots).map(|()| None),
+        }
+    }
+
+    fn read_with(mut self, mut other: Self) -> Result<(), Malformed> {
+        let (slots, other_slots) = (behind(self.slots), behind(other.slots));
+        let done = self.codes.read_in_turns(slots, &mut other.codes, other_slots)?;
+        self.read(done)?;
+        other.read(done)
+    }
+
+    /// Reads the codes behind so many, and makes values of all of them.
+    fn read(&mut self, done: usize) -> Result<(), Malformed> {
+        let rest = behind(self.slots).get_mut(done..).unwrap_or_default();
+        self.codes.read(rest, &mut self.decimal.fields)?;
+        self.decimal.end(self.slots)
     }
 }
 
-/// Decodes two chunks side by side, which is faster than one after the other.
-pub(crate) fn decode_two(
-    [one, other]: [&[u8]; 2],
-    [one_slots, other_slots]: [&mut [u64]; 2],
-) -> Result<(), Malformed> {
-    match (Decimal::begin(one, one_slots)?, Decimal::begin(other, other_slots)?) {
-        (Some(mut left), Some(mut right)) => {
-            let fields = [&mut left.fields, &mut right.fields];
-            let behind = [&mut *one_slots, &mut *other_slots];
-            integers::decode_two(fields, behind.map(|s| s.get_mut(1..).unwrap_or_default()))?;
-            left.end(one_slots)?;
-            right.end(other_slots)
-        }
-        (Some(decimal), None) => decimal.read(one_slots),
-        (None, Some(decimal)) => decimal.read(other_slots),
-        (None, None) => Ok(()),
-    }
+/// The slots behind the first one.
+fn behind(slots: &mut [u64]) -> &mut [u64] {
+    slots.get_mut(1..).unwrap_or_default()
 }
 
 /// Decimals whose integers are still to be read.
@@ -132,14 +163,8 @@ impl<'a> Decimal<'a> {
         fields.end().map(|()| None)
     }
 
-    /// Reads the integers, and makes values of them.
-    fn read(mut self, slots: &mut [u64]) -> Result<(), Malformed> {
-        integers::decode(&mut self.fields, slots.get_mut(1..).unwrap_or_default())?;
-        self.end(slots)
-    }
-
     /// Makes values of the integers, which stand behind the first slot.
-    fn end(self, slots: &mut [u64]) -> Result<(), Malformed> {
+    fn end(&self, slots: &mut [u64]) -> Result<(), Malformed> {
         self.fields.end()?;
         if let Some((first, behind)) = slots.split_first_mut() {
             *first = from_integer(self.first, self.power);
@@ -154,7 +179,7 @@ impl<'a> Decimal<'a> {
             sum_up(self.first, behind);
             from_integers(behind, self.power);
         }
-        self.odd.put(slots)
+        self.odd.clone().put(slots)
     }
 }
 
@@ -345,6 +370,7 @@ fn decode_near(fields: &mut Fields<'_>, power: f64, slots: &mut [u64]) -> Result
 }
 
 /// Values that are none of the integers: index less the one before, and bits.
+#[derive(Clone)]
 struct Odd<'a> {
     count: usize,
     fields: Fields<'a>,
@@ -435,8 +461,13 @@ mod tests {
         encode(&mut other_bytes, &other);
         let mut other_back = vec![1; other.len()];
         back.fill(1);
-        decode_two([&bytes, &other_bytes], [&mut back, &mut other_back]).unwrap();
-        assert_eq!((&*back, other_back), (values, other));
+        // In front of others, between them, and alone.
+        let (mut middle, mut last) = (back.clone(), other_back.clone());
+        let others = [(&*other_bytes, &mut *other_back), (&*bytes, &mut *middle)];
+        let all = [(&*bytes, &mut *back)].into_iter().chain(others);
+        decode_all(all.chain([(&*other_bytes, &mut *last)])).unwrap();
+        assert_eq!((&*back, &*middle), (values, values));
+        assert_eq!((&other_back, &last), (&other, &other));
         bytes.len()
     }
 
@@ -515,7 +546,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(head in any::<u8>(), bytes in prop::collection::vec(any::<u8>(), 0..80), count in 0..100usize) {
             let bytes = [&[head][..], &bytes].concat();
             let _ = decode(&bytes, &mut vec![0; count]);
-            let _ = decode_two([&bytes, &bytes], [&mut vec![0; count], &mut [0; 9]]);
+            let _ = decode_all([(&*bytes, &mut *vec![0; count]), (&*bytes, &mut [0; 9])]);
         }
     }
 }

@@ -158,9 +158,9 @@ fn chunks(random: &mut Random) {
     let mut slots = vec![0; bits.len() + random.below(3)];
     let damaged = random.damage(bytes.clone());
     let _ = values::decode(&damaged, &mut slots);
-    let _ = values::decode_two([&damaged, &bytes], [&mut slots, &mut back]);
+    let _ = values::decode_all([(&*damaged, &mut *slots), (&*bytes, &mut *back)]);
     let other = random.damage(bytes);
-    let _ = values::decode_two([&other, &damaged], [&mut back, &mut slots]);
+    let _ = values::decode_all([(&*other, &mut *back), (&*damaged, &mut *slots)]);
 
     let mut bytes = Vec::new();
     clock::encode(&mut bytes, 5, &times);

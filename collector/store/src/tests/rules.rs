@@ -1,5 +1,6 @@
 //! The acceptance rules, durability and housekeeping, one by one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tributary_model::matcher::{MatchOp, Matcher};
@@ -13,6 +14,10 @@ use crate::{Error, Gap};
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)
+}
+
+fn texts(texts: &[&str]) -> Vec<Arc<str>> {
+    texts.iter().map(|text| Arc::from(*text)).collect()
 }
 
 fn stored(stored: u32) -> Accepted {
@@ -179,9 +184,12 @@ fn reads_only_the_range_and_the_series_alive_in_it() {
         assert_eq!(out.values, [5.0, 6.0, 7.0]);
         let store = world.store();
         assert_eq!(store.series(&any, from, to), [labels(&"eu-1".parse().unwrap(), 1)]);
-        assert_eq!(store.label_values("number", &any, from, to), ["1"]);
-        assert_eq!(store.label_values("number", &[], Timestamp::MIN, Timestamp::MAX), ["1", "2"]);
-        assert_eq!(store.label_names(&any, from, to), ["__name__", "cluster", "number"]);
+        assert_eq!(store.label_values("number", &any, from, to), texts(&["1"]));
+        assert_eq!(
+            store.label_values("number", &[], Timestamp::MIN, Timestamp::MAX),
+            texts(&["1", "2"])
+        );
+        assert_eq!(store.label_names(&any, from, to), texts(&["__name__", "cluster", "number"]));
         assert!(store.series(&any, at(T0 - 2), at(T0 - 1)).is_empty());
     }
 }
