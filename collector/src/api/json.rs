@@ -9,6 +9,8 @@ use tributary_model::label::Labels;
 use tributary_model::number;
 use tributary_model::sample::{Sample, Timestamp};
 
+use super::envelope::CHUNK_BYTES;
+
 /// A JSON text in the making.
 #[derive(Debug, Default)]
 pub struct Json(Vec<u8>);
@@ -24,7 +26,14 @@ impl Json {
         self.0.len()
     }
 
+    /// Makes room for items of about so many bytes each, but not for more than a [`CHUNK_BYTES`].
+    pub fn reserve(&mut self, items: usize, bytes: usize) -> &mut Self {
+        self.0.reserve(items.saturating_mul(bytes).min(CHUNK_BYTES));
+        self
+    }
+
     /// Appends text as it is.
+    #[inline]
     pub fn raw(&mut self, text: &str) -> &mut Self {
         self.0.extend_from_slice(text.as_bytes());
         self

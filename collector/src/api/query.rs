@@ -108,6 +108,9 @@ fn call(scope: &Scope, params: &Params) -> Result<Call, ApiError> {
     })
 }
 
+/// What a sample mostly takes: a time in whole seconds, and a number of some digits.
+const SAMPLE_BYTES: usize = 28;
+
 fn written(answer: Answer, limit: Option<usize>, stats: bool) -> Response {
     let mut notes = Notes { warnings: answer.warnings, infos: answer.infos }.capped();
     let mut tail = String::new();
@@ -142,6 +145,7 @@ fn written(answer: Answer, limit: Option<usize>, stats: bool) -> Response {
             let write = |json: &mut Json, row: &Row| {
                 json.raw("{\"metric\":").labels(&row.labels);
                 if !row.samples.is_empty() {
+                    json.reserve(row.samples.len(), SAMPLE_BYTES);
                     json.raw(",\"values\":").list(&row.samples, |json, sample| {
                         json.sample(*sample);
                     });

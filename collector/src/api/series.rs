@@ -113,10 +113,14 @@ fn look(scope: &Scope, params: &Params) -> Result<Look, ApiError> {
     })
 }
 
+/// What a label's name or value mostly takes.
+const TEXT_BYTES: usize = 28;
+
 fn list(mut found: Vec<Arc<str>>, limit: Option<usize>) -> Response {
     let cut = limit.is_some_and(|limit| found.len() > limit);
     found.truncate(limit.unwrap_or(usize::MAX));
     success(&Notes::truncated(cut), |json| {
+        json.reserve(found.len(), TEXT_BYTES);
         json.texts(found.iter().map(|text| &**text));
     })
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tributary_model::cluster::ClusterName;
 use tributary_model::label::Labels;
+use tributary_model::sample::Numbers;
 
 use crate::Options;
 use crate::batch::SeriesId;
@@ -188,25 +189,21 @@ impl Core {
         if at >= self.in_blocks_until.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let (window, mut found) = (window(at), None);
-        let mut histograms = Vec::new();
+        let window = window(at);
+        let (mut numbers, mut histograms) = (Numbers::default(), Vec::new());
         for name in self.blocks.overlapping(shard, window, window) {
             let Some(block) = self.blocks.block(shard, &name)? else { continue };
             let cache = &self.blocks.cache;
             let mut chunks = Vec::new();
             let read = block.find(cache, &mut Recent::default(), place, (at, at), &mut chunks);
-            let read = read.and_then(|()| {
-                decode(&chunks, &mut Vec::new(), |times, values| {
-                    let here = times.binary_search(&at).ok().and_then(|place| values.get(place));
-                    found = found.or(here.copied());
-                })
-            });
+            let read = read.and_then(|()| decode(&chunks, (at, at), &mut numbers));
             read.map_err(|e| self.blocks.count(e))?;
             let read = block.read_histograms(cache, place, (at, at), &mut histograms);
             read.map_err(|e| self.blocks.count(e))?;
         }
         let histogram = histograms.into_iter().next().map(|(_, h)| Value::Histogram(h));
-        Ok(found.map(Value::Number).or(histogram))
+        let number = numbers.values.first().map(|value| Value::Number(value.to_bits()));
+        Ok(number.or(histogram))
     }
 
     /// How long a cluster's samples are kept.

@@ -51,9 +51,8 @@ struct Lane {
     /// The shard and the generation of these blocks.
     of: Option<(u32, u64)>,
     blocks: Vec<Kept>,
-    /// Those of the series being read, and room for their values.
+    /// Those of the series being read.
     chunks: Vec<Found>,
-    bits: Vec<u64>,
 }
 
 /// Times and histograms.
@@ -117,11 +116,7 @@ impl SelectedSeries {
         let mut lane = self.plan.lanes().pop().unwrap_or_default();
         lane.chunks.clear();
         let found = self.find(&mut lane, generation, range, histograms);
-        let read = found.and_then(|()| {
-            decode(&lane.chunks, &mut lane.bits, |times, values| {
-                append((times, values), range, numbers);
-            })
-        });
+        let read = found.and_then(|()| decode(&lane.chunks, range, numbers));
         self.plan.lanes().push(lane);
         read.map_err(|e| self.plan.core.blocks.count(e))
     }
@@ -160,22 +155,6 @@ impl SelectedSeries {
         }
         Ok(())
     }
-}
-
-/// Appends the numbers of a chunk that lie in the range.
-fn append((times, values): (&[i64], &[u64]), (from, to): (i64, i64), out: &mut Numbers) {
-    // Nearly always all of them.
-    let begin = match times.first() {
-        Some(first) if *first >= from => 0,
-        _ => times.partition_point(|at| *at < from),
-    };
-    let end = match times.last() {
-        Some(last) if *last <= to => times.len(),
-        _ => times.partition_point(|at| *at <= to),
-    };
-    let inside = values.get(begin..end).unwrap_or_default();
-    out.times.extend_from_slice(times.get(begin..end).unwrap_or_default());
-    out.values.extend(inside.iter().map(|bits| f64::from_bits(*bits)));
 }
 
 impl Plan {

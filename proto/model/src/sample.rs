@@ -131,6 +131,12 @@ impl Numbers {
         self.values.truncate(len);
     }
 
+    /// Makes room for so many more.
+    pub fn reserve(&mut self, more: usize) {
+        self.times.reserve(more);
+        self.values.reserve(more);
+    }
+
     /// Adds one at the end.
     #[inline]
     pub fn push(&mut self, sample: Sample) {

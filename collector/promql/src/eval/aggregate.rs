@@ -9,7 +9,7 @@ use tributary_model::label::{Label, Labels, METRIC_NAME};
 
 use super::grid::Grid;
 use super::labels::hash_of;
-use super::series::{Points, Series, without_empty};
+use super::series::{Column, Points, Series, without_empty};
 use super::states::{Count, Deviation, Each, Least, Most, One, States, Sums, Variance};
 use super::{Evaluator, workers};
 use crate::ast::operator::AggregateOp;
@@ -212,8 +212,7 @@ fn fold<S: States, H: OfHistograms>(
     states.reset(grid.count);
     let mut histograms = H::default();
     for member in group.members.iter().filter_map(|index| series.get(*index)) {
-        let (first, values) = member.points.column();
-        states.add_column(first, values);
+        states.add_column(member.points.column());
         histograms.add(member, states);
     }
     let mut points = Points::with_capacity(grid.count);
@@ -275,7 +274,7 @@ struct Counted;
 impl OfHistograms for Counted {
     fn add(&mut self, series: &Series, states: &mut impl States) {
         for (step, _) in series.points.histograms() {
-            states.add_column(*step, &[0.0]);
+            states.add_column(Column { first: *step, values: &[0.0], gaps: false });
         }
     }
 

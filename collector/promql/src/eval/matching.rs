@@ -39,6 +39,22 @@ enum Origin {
     OneAlone(usize),
 }
 
+/// What is wrong with the matching, at the first step at which anything is.
+#[derive(Default)]
+struct Fault(Option<(usize, EvalError)>);
+
+impl Fault {
+    fn add(&mut self, step: usize, error: impl FnOnce() -> EvalError) {
+        if self.0.as_ref().is_none_or(|(first, _)| step < *first) {
+            self.0 = Some((step, error()));
+        }
+    }
+
+    fn result(self) -> Result<(), EvalError> {
+        self.0.map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
 impl Evaluator<'_> {
     pub(super) fn match_vectors(
         &mut self,
@@ -58,14 +74,16 @@ impl Evaluator<'_> {
         let mut results = Vec::with_capacity(many.len());
         let groups = pairing.groups();
         let mut notes = Notes::default();
+        let mut fault = Fault::default();
         for group in &groups {
             self.check()?;
-            pairing.check_one_side(group, &active)?;
+            pairing.check_one_side(group, &active, &mut fault);
         }
         for group in &groups {
             self.check()?;
-            pairing.combine(group, &mut results, &mut notes)?;
+            pairing.combine(group, &mut results, &mut notes, &mut fault);
         }
+        fault.result()?;
         self.remark_notes(binary, &notes);
         results.sort_by_key(|(origin, _)| *origin);
         let series = results.into_iter().map(|(_, series)| series);
@@ -111,10 +129,10 @@ impl Pairing<'_> {
         many.into_iter().zip(one).map(|(a, b)| if filled { a || b } else { a && b }).collect()
     }
 
-    /// Fails if two series of the "one" side have a value at the same step.
-    fn check_one_side(&self, group: &Group, active: &[bool]) -> Result<(), EvalError> {
+    /// It is a fault if two series of the "one" side have a value at the same step.
+    fn check_one_side(&self, group: &Group, active: &[bool], fault: &mut Fault) {
         if group.one.len() < 2 {
-            return Ok(());
+            return;
         }
         let mut holder: Vec<Option<&Series>> = vec![None; self.grid.count];
         for series in group.one.iter().filter_map(|index| self.one.get(*index)) {
@@ -123,13 +141,12 @@ impl Pairing<'_> {
                     continue;
                 }
                 match holder.get_mut(step) {
-                    Some(Some(other)) => return Err(self.duplicate(series, other)),
+                    Some(Some(other)) => fault.add(step, || self.duplicate(series, other)),
                     Some(free) => *free = Some(series),
                     None => {}
                 }
             }
         }
-        Ok(())
     }
 
     fn duplicate(&self, a: &Series, b: &Series) -> EvalError {
@@ -146,7 +163,8 @@ impl Pairing<'_> {
         group: &Group,
         results: &mut Vec<(Origin, Series)>,
         notes: &mut Notes,
-    ) -> Result<(), EvalError> {
+        fault: &mut Fault,
+    ) {
         // Per step, which partner of the "one" side has a value.
         let mut partner: Vec<Option<usize>> = vec![None; self.grid.count];
         for index in &group.one {
@@ -168,8 +186,12 @@ impl Pairing<'_> {
                 if one.is_none() && self.matching.fill.right.is_none() {
                     continue;
                 }
+                let Some(met) = self.meet(step, Some(*index), one, notes) else { continue };
                 if let Some(taken) = taken.get_mut(step) {
                     clash |= *taken;
+                    if *taken && self.matching.cardinality == Cardinality::OneToOne {
+                        fault.add(step, || EvalError::ImplicitManyToOne);
+                    }
                     *taken = true;
                 }
                 let known = places.iter().find(|(known, _)| *known == one);
@@ -182,18 +204,14 @@ impl Pairing<'_> {
                     results.len() - 1
                 };
                 if let Some((_, result)) = results.get_mut(place) {
-                    self.push(result, step, Some(*index), one, notes);
+                    self.push(result, step, met);
                 }
             }
         }
-        if clash && self.matching.cardinality == Cardinality::OneToOne {
-            return Err(EvalError::ImplicitManyToOne);
-        }
         if clash && has_equal_labels(results.get(first..).unwrap_or(&[])) {
-            self.check_unambiguous(group, &partner)?;
+            self.check_unambiguous(group, &partner, fault);
         }
         self.fill_left(group, &partner, &taken, results, notes);
-        Ok(())
     }
 
     /// Whether the steps at which the "many" side had a partner must be known.
@@ -216,8 +234,11 @@ impl Pairing<'_> {
         for index in &group.one {
             let mut alone = (Origin::OneAlone(*index), self.result(None, Some(*index), group));
             for (step, partner) in partner.iter().enumerate() {
-                if *partner == Some(*index) && !taken.get(step).copied().unwrap_or(false) {
-                    self.push(&mut alone.1, step, None, Some(*index), notes);
+                if *partner != Some(*index) || taken.get(step).copied().unwrap_or(false) {
+                    continue;
+                }
+                if let Some(met) = self.meet(step, None, Some(*index), notes) {
+                    self.push(&mut alone.1, step, met);
                 }
             }
             if !alone.1.points.is_empty() {
@@ -226,61 +247,59 @@ impl Pairing<'_> {
         }
     }
 
-    /// Fails if two results of the group have equal labels at the same step, filtered out or not.
-    fn check_unambiguous(&self, group: &Group, partner: &[Option<usize>]) -> Result<(), EvalError> {
+    /// It is a fault if two results of the group have equal labels at the same step, filtered out or not.
+    fn check_unambiguous(&self, group: &Group, partner: &[Option<usize>], fault: &mut Fault) {
         let mut seen = HashSet::new();
         for index in &group.many {
             let Some(series) = self.many.get(*index) else { continue };
             let mut labels: HashMap<Option<usize>, Labels> = HashMap::new();
             for step in series.points.steps() {
                 let one = partner.get(step).copied().flatten();
-                if one.is_none() && self.matching.fill.right.is_none() {
+                if one.is_none() && self.matching.fill.right.is_none()
+                    || self.meet(step, Some(*index), one, &mut Notes::default()).is_none()
+                {
                     continue;
                 }
                 let labels = labels
                     .entry(one)
                     .or_insert_with(|| self.result(Some(*index), one, group).labels);
                 if !seen.insert((step, labels.clone())) {
-                    return Err(EvalError::AmbiguousGroup);
+                    fault.add(step, || EvalError::AmbiguousGroup);
                 }
             }
         }
-        Ok(())
     }
 
-    /// Adds the result of one pair of values; a side without a series is filled in.
-    fn push(
+    /// What comes of one pair of values, and whether a filter lets it through; a side without a series is filled in. Nothing
+    /// if the operator does not go with them, which is as if they had not met.
+    fn meet(
         &self,
-        result: &mut Series,
         step: usize,
         many: Option<usize>,
         one: Option<usize>,
         notes: &mut Notes,
-    ) {
+    ) -> Option<(Element, bool)> {
         let (many_points, one_points) = (points_of(self.many, many), points_of(self.one, one));
         let (fill_many, fill_one) = (self.matching.fill.left, self.matching.fill.right);
         let float = |points: Option<&Points>, fill: Option<f64>| {
             points.map_or(fill, |points| points.float(step))
         };
         let floats = (float(many_points, fill_many), float(one_points, fill_one));
-        let (element, keep) =
-            if let (Some(many), Some(one), false) = (floats.0, floats.1, is_trim(self.binary.op)) {
-                let (left, right) = if self.swapped { (one, many) } else { (many, one) };
-                let (value, keep) = apply(self.binary.op, left, right);
-                (Element::Float(value), keep)
-            } else {
-                let element = |points: Option<&Points>, fill: Option<f64>| {
-                    points.map_or(fill.map(Element::Float), |points| points.element(step))
-                };
-                let (Some(many), Some(one)) =
-                    (element(many_points, fill_many), element(one_points, fill_one))
-                else {
-                    return;
-                };
-                let (left, right) = if self.swapped { (one, many) } else { (many, one) };
-                let Some(combined) = combine(self.binary.op, &left, &right, notes) else { return };
-                combined
-            };
+        if let (Some(many), Some(one), false) = (floats.0, floats.1, is_trim(self.binary.op)) {
+            let (left, right) = if self.swapped { (one, many) } else { (many, one) };
+            let (value, keep) = apply(self.binary.op, left, right);
+            return Some((Element::Float(value), keep));
+        }
+        let element = |points: Option<&Points>, fill: Option<f64>| {
+            points.map_or(fill.map(Element::Float), |points| points.element(step))
+        };
+        let (many, one) = (element(many_points, fill_many)?, element(one_points, fill_one)?);
+        let (left, right) = if self.swapped { (one, many) } else { (many, one) };
+        combine(self.binary.op, &left, &right, notes)
+    }
+
+    /// Adds what came of a pair of values.
+    fn push(&self, result: &mut Series, step: usize, (element, keep): (Element, bool)) {
         if self.binary.return_bool {
             result.points.push(step, flag(keep));
         } else if keep {

@@ -72,6 +72,17 @@ pub(crate) struct Points {
     histograms: Vec<(usize, Arc<Histogram>)>,
 }
 
+/// The numbers of steps that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Column<'a> {
+    /// The first step.
+    pub(crate) first: usize,
+    /// The numbers; gaps are staleness markers.
+    pub(crate) values: &'a [f64],
+    /// Whether there may be gaps.
+    pub(crate) gaps: bool,
+}
+
 impl Points {
     /// No values yet, with room for so many steps. Of a great many steps, most may stay without a value.
     pub(crate) fn with_capacity(steps: usize) -> Self {
@@ -152,9 +163,9 @@ impl Points {
         steps.filter(|(_, v)| !is_stale(**v)).map(move |(i, v)| (first + i, *v))
     }
 
-    /// The first step and the numbers from it on, gaps as staleness markers.
-    pub(crate) fn column(&self) -> (usize, &[f64]) {
-        (self.first, &self.values)
+    /// The numbers.
+    pub(crate) fn column(&self) -> Column<'_> {
+        Column { first: self.first, values: &self.values, gaps: self.gaps }
     }
 
     /// Steps and their histograms.

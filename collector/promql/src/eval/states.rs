@@ -2,15 +2,15 @@
 
 use tributary_model::sample::is_stale;
 
-use super::series::any_stale;
+use super::series::{Column, any_stale};
 use crate::functions::number::{Mean, Sum};
 
 /// The states of an aggregation of numbers, one for each step.
 pub(super) trait States: Default + Send {
     /// So many steps without a value.
     fn reset(&mut self, steps: usize);
-    /// Adds values at the steps from `first` on; staleness markers are gaps.
-    fn add_column(&mut self, first: usize, values: &[f64]);
+    /// Adds the numbers of a series.
+    fn add_column(&mut self, column: Column<'_>);
     /// The result at a step that has had a value.
     fn result(&self, step: usize) -> Option<f64>;
     /// Forgets the values of a step; false if there was none.
@@ -32,7 +32,7 @@ impl<A: Accumulator> States for Each<A> {
         self.0.resize_with(steps, || None);
     }
 
-    fn add_column(&mut self, first: usize, values: &[f64]) {
+    fn add_column(&mut self, Column { first, values, .. }: Column<'_>) {
         for (state, value) in self.0.iter_mut().skip(first).zip(values) {
             if is_stale(*value) {
                 continue;
@@ -73,7 +73,7 @@ impl States for Sums {
         self.any.resize(steps, false);
     }
 
-    fn add_column(&mut self, first: usize, values: &[f64]) {
+    fn add_column(&mut self, Column { first, values, gaps }: Column<'_>) {
         let steps = first..first.saturating_add(values.len());
         let (Some(sums), Some(lost), Some(any)) = (
             self.values.get_mut(steps.clone()),
@@ -82,7 +82,7 @@ impl States for Sums {
         ) else {
             return;
         };
-        if any_stale(values) {
+        if gaps && any_stale(values) {
             for (((sum, lost), any), value) in sums.iter_mut().zip(lost).zip(any).zip(values) {
                 if !is_stale(*value) {
                     *any = true;
@@ -262,7 +262,7 @@ mod tests {
             sums.reset(2);
             let mut expected: Option<Sum> = None;
             for value in values {
-                sums.add_column(1, &[value]);
+                sums.add_column(Column { first: 1, values: &[value], gaps: true });
                 if !is_stale(value) {
                     expected = Some(expected.map_or(Sum::of(value), |sum| sum.plus(value)));
                 }

@@ -1,6 +1,9 @@
 //! Chunks of numbers on their way out of blocks.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use tributary_model::sample::Numbers;
 
 use super::clocks::Clocks;
 use super::page::{ChunkRef, Page};
@@ -41,24 +44,57 @@ impl Found {
 /// Chunks that are decoded at once: enough for pairs, and few enough for their values to stay in the nearest cache.
 const AT_ONCE: usize = 8;
 
-/// Visits chunks in their order: times, and values' bits. `bits` is room that is used again.
+/// Appends what chunks have between two times, both inclusive; nothing at all if one is damaged.
 pub(crate) fn decode(
     found: &[Found],
-    bits: &mut Vec<u64>,
-    mut visit: impl FnMut(&[i64], &[u64]),
+    range: (i64, i64),
+    numbers: &mut Numbers,
 ) -> Result<(), Error> {
-    for group in found.chunks(AT_ONCE) {
-        bits.resize(group.iter().map(|found| found.count).sum(), 0);
-        let parts = in_parts(group, bits);
-        if values::decode_all(parts.map(|(found, slots)| (found.encoded(), slots))).is_err() {
-            // One by one it is seen which of them is damaged.
-            in_parts(group, bits).try_for_each(|(found, slots)| found.values(slots))?;
-        }
-        for (found, values) in in_parts(group, bits) {
-            visit(found.times()?, values);
-        }
+    let start = numbers.len();
+    numbers.reserve(count(found));
+    let read = found.chunks(AT_ONCE).try_for_each(|group| decode_group(group, range, numbers));
+    if read.is_err() {
+        numbers.truncate(start);
+    }
+    read
+}
+
+fn count(found: &[Found]) -> usize {
+    found.iter().map(|found| found.count).sum()
+}
+
+/// The values are decoded where they will stand, and what lies outside is taken away: nearly always nothing.
+fn decode_group(group: &[Found], range: (i64, i64), numbers: &mut Numbers) -> Result<(), Error> {
+    let start = numbers.values.len();
+    numbers.values.resize(start + count(group), 0.0);
+    let bits = bytemuck::cast_slice_mut(numbers.values.get_mut(start..).unwrap_or_default());
+    let parts = in_parts(group, bits);
+    if values::decode_all(parts.map(|(found, slots)| (found.encoded(), slots))).is_err() {
+        // One by one it is seen which of them is damaged.
+        in_parts(group, bits).try_for_each(|(found, slots)| found.values(slots))?;
+    }
+    for found in group {
+        let times = found.times()?;
+        let inside = inside(times, range);
+        let begin = numbers.times.len();
+        numbers.values.drain(begin + inside.end..begin + times.len());
+        numbers.values.drain(begin..begin + inside.start);
+        numbers.times.extend_from_slice(times.get(inside).unwrap_or_default());
     }
     Ok(())
+}
+
+/// Which of the times lie in the range.
+fn inside(times: &[i64], (from, to): (i64, i64)) -> Range<usize> {
+    let begin = match times.first() {
+        Some(first) if *first >= from => 0,
+        _ => times.partition_point(|at| *at < from),
+    };
+    let end = match times.last() {
+        Some(last) if *last <= to => times.len(),
+        _ => times.partition_point(|at| *at <= to),
+    };
+    begin..end.max(begin)
 }
 
 /// The chunks with their slots.

@@ -187,11 +187,10 @@ impl Rice {
     /// The same of a value of at most 2^56.
     #[inline]
     fn learn_small(&mut self, value: u64) {
-        let value = value << 4;
-        // An eighth of the way, rounded towards the mean. Both ways are computed: nobody could guess which it is.
-        let up = self.mean.wrapping_add(value.wrapping_sub(self.mean) >> 3);
-        let down = self.mean.wrapping_sub(self.mean.wrapping_sub(value) >> 3);
-        self.mean = if value >= self.mean { up } else { down };
+        let apart = (value << 4).wrapping_sub(self.mean).cast_signed();
+        // An eighth of the way, rounded towards the mean.
+        let towards = (apart + (apart >> 63 & 7)) >> 3;
+        self.mean = self.mean.wrapping_add(towards.cast_unsigned());
     }
 
     /// Bits of the next code, which is learnt from.

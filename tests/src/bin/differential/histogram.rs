@@ -53,6 +53,11 @@ impl Native {
     }
 
     /// A store may pad its histograms with empty buckets, which are NaN after arithmetic with Inf.
+    /// Whether its count or that of a bucket is below zero.
+    pub fn has_counts_below_zero(&self) -> bool {
+        self.count < 0.0 || self.buckets.iter().any(|bucket| bucket.count < 0.0)
+    }
+
     fn known(&self) -> impl Iterator<Item = &Bucket> {
         self.buckets.iter().filter(|bucket| !bucket.count.is_nan())
     }

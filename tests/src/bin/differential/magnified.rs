@@ -1,7 +1,7 @@
 //! Whether a difference is only that of the last digits of a part, which what stands above it magnifies: the sine of a
 //! large number, a value that becomes a label.
 
-use tributary_promql::ast::ValueType;
+use tributary_promql::ast::{Expr, ValueType};
 
 use super::compare::{TOLERANCE, difference};
 use super::engine::{Answer, Engine, Question};
@@ -21,10 +21,7 @@ pub async fn magnified(
     let mut open = vec![&read];
     while let Some(expr) = open.pop() {
         let (mut rounded, mut deeper) = (false, false);
-        for child in expr.children() {
-            if !matches!(child.value_type(), ValueType::Scalar | ValueType::Vector) {
-                continue;
-            }
+        for child in arguments(expr) {
             let text = child.to_string();
             let asked = (reference.ask(&text, question), target.ask(&text, question));
             let (wanted, got) = tokio::try_join!(asked.0, asked.1)?;
@@ -40,6 +37,17 @@ pub async fn magnified(
         }
     }
     Ok(true)
+}
+
+/// What an expression is made of and can be asked for; of a subquery, what it asks for.
+fn arguments(expr: &Expr) -> Vec<&Expr> {
+    let parts = expr.children().into_iter().flat_map(|child| match child {
+        Expr::Subquery(subquery) => vec![&subquery.expr],
+        child => vec![child],
+    });
+    parts
+        .filter(|part| matches!(part.value_type(), ValueType::Scalar | ValueType::Vector))
+        .collect()
 }
 
 fn apart(wanted: &Answer, got: &Answer, tolerance: f64) -> bool {

@@ -6,6 +6,7 @@ mod engine;
 mod fuzz;
 mod generate;
 mod histogram;
+mod known;
 mod magnified;
 mod native;
 mod ties;
@@ -16,53 +17,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 use compare::{Verdict, compare};
-use engine::{Answer, Engine, Question};
+use engine::{Engine, Question};
 use generate::Generated;
-
-const BELOW_ZERO: &str =
-    "different: later versions of Prometheus do not extrapolate histograms to below zero";
-
-/// Where such rates are computed of what may be no counter.
-const NESTED: [&str; 2] = ["rate((", "increase(("];
-
-const LAYOUT: &str =
-    "different: Prometheus also counts it as a change where a new chunk has other empty buckets";
-
-const STATISTICS: &str = "different: Prometheus 3.5 adds up exponential and custom buckets where only counts and sums are wanted";
-
-const BOUNDS: &str = "different: later versions of Prometheus reconcile custom bounds that differ";
-
-/// How words of an expression begin or end where a Prometheus 3.5 is known to differ, and why.
-const KNOWN: &[(&[&str], &str)] = &[
-    (
-        &["histogram_fraction", "_bucket"],
-        "different: Prometheus 3.5 does not sort classic buckets for histogram_fraction and gives NaN",
-    ),
-    (&["mad_over_time"], "different: in later versions of Prometheus, NaN makes mad_over_time NaN"),
-    (&["native_queue_depth", "rate"], BELOW_ZERO),
-    (&["native_queue_depth", "increase"], BELOW_ZERO),
-    (&["native_drift", "rate"], BELOW_ZERO),
-    (&["native_drift", "increase"], BELOW_ZERO),
-    (&["changes", "native_"], LAYOUT),
-    (&["histogram_count", "native_bounds_seconds"], STATISTICS),
-    (&["histogram_sum", "native_bounds_seconds"], STATISTICS),
-    (&["histogram_avg", "native_bounds_seconds"], STATISTICS),
-];
-
-fn known(expression: &str, wanted: &Answer) -> Option<&'static str> {
-    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let has = |part: &&str| words.clone().any(|w| w.starts_with(*part) || w.ends_with(*part));
-    let found = KNOWN.iter().find(|(parts, _)| parts.iter().all(has));
-    let incompatible = || wanted.remarks.iter().any(|remark| remark.contains("incompatible"));
-    match found {
-        Some((_, why)) => Some(*why),
-        None if has(&"native_") && NESTED.iter().any(|part| expression.contains(part)) => {
-            Some(BELOW_ZERO)
-        }
-        None if has(&"native_bounds_seconds") && incompatible() => Some(BOUNDS),
-        None => None,
-    }
-}
+use known::known;
 
 /// Asks a Prometheus and this project's evaluator, or a collector, the same questions about the same made-up series,
 /// and prints every difference.
@@ -167,21 +124,18 @@ async fn ask_all(
             let (wanted, got) = tokio::try_join!(asked.0, asked.1)?;
             let mut verdict = compare(expression, &wanted, &got);
             let unordered = fuzz::depends_on_order(expression) && question.kind() == "range";
-            verdict = match (verdict, known(expression, &wanted)) {
-                (Verdict::Different(_), Some(why)) => Verdict::Known(why),
-                (Verdict::Different(_), None) if unordered => Verdict::Unordered,
-                (Verdict::Different(_), None)
-                    if ties::tied(expression, question, reference).await? =>
-                {
-                    Verdict::Tied
+            if let Verdict::Different(_) = verdict {
+                let answers = (&wanted, &got);
+                if let Some(why) = known(expression, question, answers, reference).await? {
+                    verdict = Verdict::Known(why);
+                } else if unordered {
+                    verdict = Verdict::Unordered;
+                } else if ties::tied(expression, question, reference).await? {
+                    verdict = Verdict::Tied;
+                } else if magnified::magnified(expression, question, reference, target).await? {
+                    verdict = Verdict::Magnified;
                 }
-                (Verdict::Different(_), None)
-                    if magnified::magnified(expression, question, reference, target).await? =>
-                {
-                    Verdict::Magnified
-                }
-                (verdict, _) => verdict,
-            };
+            }
             *tally.entry(verdict.name()).or_default() += 1;
             if let Verdict::Different(why) = verdict {
                 differences += 1;
