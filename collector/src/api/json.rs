@@ -13,29 +13,33 @@ use super::envelope::CHUNK_BYTES;
 
 /// A JSON text in the making.
 #[derive(Debug, Default)]
-pub struct Json(Vec<u8>);
+pub struct Json {
+    bytes: Vec<u8>,
+    /// The last time's thousands of seconds, and their digits: the times of neighbours mostly have them in common.
+    thousands: (i64, Vec<u8>),
+}
 
 impl Json {
     /// The bytes so far.
     pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+        self.bytes
     }
 
     /// How many bytes so far.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     /// Makes room for items of about so many bytes each, but not for more than a [`CHUNK_BYTES`].
     pub fn reserve(&mut self, items: usize, bytes: usize) -> &mut Self {
-        self.0.reserve(items.saturating_mul(bytes).min(CHUNK_BYTES));
+        self.bytes.reserve(items.saturating_mul(bytes).min(CHUNK_BYTES));
         self
     }
 
     /// Appends text as it is.
     #[inline]
     pub fn raw(&mut self, text: &str) -> &mut Self {
-        self.0.extend_from_slice(text.as_bytes());
+        self.bytes.extend_from_slice(text.as_bytes());
         self
     }
 
@@ -110,8 +114,8 @@ impl Json {
 
     /// A number in quotes.
     fn float(&mut self, value: f64) -> &mut Self {
-        self.0.push(b'"');
-        number::append_json(&mut self.0, value);
+        self.bytes.push(b'"');
+        number::append_json(&mut self.bytes, value);
         self.raw("\"")
     }
 
@@ -123,13 +127,13 @@ impl Json {
 
     /// Seconds in the shortest form, as Go writes a float in JSON.
     pub fn seconds(&mut self, at: Timestamp) -> &mut Self {
-        number::append_json(&mut self.0, at.as_secs_f64());
+        number::append_json(&mut self.bytes, at.as_secs_f64());
         self
     }
 
     /// Anything that serde can write, with the escapes of [`Json::text`].
     pub fn value(&mut self, value: &impl Serialize) -> serde_json::Result<&mut Self> {
-        let mut serializer = Serializer::with_formatter(&mut self.0, GoEscapes);
+        let mut serializer = Serializer::with_formatter(&mut self.bytes, GoEscapes);
         value.serialize(&mut serializer)?;
         Ok(self)
     }
@@ -137,19 +141,31 @@ impl Json {
     /// Seconds with no decimals or exactly three.
     fn millis(&mut self, at: Timestamp) -> &mut Self {
         let millis = at.as_millis();
-        if (-999..0).contains(&millis) {
-            self.raw("-");
+        let (seconds, fraction) = (millis / 1000, millis.unsigned_abs() % 1000);
+        if seconds >= 1000 {
+            let thousands = seconds / 1000;
+            if self.thousands.0 != thousands {
+                self.thousands.0 = thousands;
+                self.thousands.1.clear();
+                number::append_integer(&mut self.thousands.1, thousands);
+            }
+            self.bytes.extend_from_slice(&self.thousands.1);
+            self.bytes.extend_from_slice(&three_digits(seconds.unsigned_abs() % 1000));
+        } else {
+            if (-999..0).contains(&millis) {
+                self.raw("-");
+            }
+            number::append_integer(&mut self.bytes, seconds);
         }
-        number::append_integer(&mut self.0, millis / 1000);
-        let fraction = millis.unsigned_abs() % 1000;
         if fraction != 0 {
-            self.raw(&format!(".{fraction:03}"));
+            self.raw(".");
+            self.bytes.extend_from_slice(&three_digits(fraction));
         }
         self
     }
 
     fn escaped(&mut self, text: &str, html: bool) -> &mut Self {
-        self.0.push(b'"');
+        self.bytes.push(b'"');
         // U+2028 and U+2029 begin with 0xe2.
         let special = [b'"', b'\\', b'<', b'>', b'&', 0xe2];
         let is_special =
@@ -157,28 +173,33 @@ impl Json {
         // To the end, without branches: many bytes at once.
         if text.bytes().fold(0, |any, b| any | is_special(b)) == 0 {
             self.raw(text);
-            self.0.push(b'"');
+            self.bytes.push(b'"');
             return self;
         }
         for c in text.chars() {
             match c {
-                '"' => self.0.extend_from_slice(b"\\\""),
-                '\\' => self.0.extend_from_slice(b"\\\\"),
-                '\n' => self.0.extend_from_slice(b"\\n"),
-                '\r' => self.0.extend_from_slice(b"\\r"),
-                '\t' => self.0.extend_from_slice(b"\\t"),
+                '"' => self.bytes.extend_from_slice(b"\\\""),
+                '\\' => self.bytes.extend_from_slice(b"\\\\"),
+                '\n' => self.bytes.extend_from_slice(b"\\n"),
+                '\r' => self.bytes.extend_from_slice(b"\\r"),
+                '\t' => self.bytes.extend_from_slice(b"\\t"),
                 '<' | '>' | '&' | '\u{2028}' | '\u{2029}' if html => self.code_point(c),
                 c if u32::from(c) < 0x20 => self.code_point(c),
-                c => self.0.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c => self.bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
-        self.0.push(b'"');
+        self.bytes.push(b'"');
         self
     }
 
     fn code_point(&mut self, c: char) {
-        self.0.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
+        self.bytes.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
     }
+}
+
+/// A number below a thousand, with zeros in front.
+fn three_digits(number: u64) -> [u8; 3] {
+    [number / 100, number / 10, number].map(|n| b'0' + u8::try_from(n % 10).unwrap_or(0))
 }
 
 /// Makes serde_json escape strings as Go does.
@@ -224,6 +245,8 @@ impl Formatter for GoEscapes {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use std::sync::Arc;
 
     use tributary_model::histogram::{Histogram, Parts, Schema};
@@ -271,6 +294,23 @@ mod tests {
             r#"[1.500,{"count":"2","sum":"0","buckets":[[3,"-Inf","1","1"],[0,"1","+Inf","1"]]}]"#
         );
         assert_eq!(histogram(Parts::default()), r#"[1.500,{"count":"0","sum":"0"}]"#);
+    }
+
+    proptest! {
+        /// Whatever the times written before.
+        #[test]
+        fn times_are_seconds(times in prop::collection::vec(prop_oneof![
+            -3_000_000i64..3_000_000, 1_795_000_000_000..1_795_003_000_000i64, any::<i64>(),
+        ], 1..20)) {
+            let (mut json, mut expected) = (Json::default(), String::new());
+            for millis in times {
+                json.millis(Timestamp::from_millis(millis)).raw(" ");
+                let (all, sign) = (millis.unsigned_abs(), if millis < 0 { "-" } else { "" });
+                let decimals = if all % 1000 == 0 { String::new() } else { format!(".{:03}", all % 1000) };
+                expected += &format!("{sign}{}{decimals} ", all / 1000);
+            }
+            prop_assert_eq!(String::from_utf8(json.into_bytes()).unwrap(), expected);
+        }
     }
 
     #[test]

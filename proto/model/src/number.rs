@@ -26,10 +26,11 @@ pub fn format_json(value: f64) -> String {
 
 /// Appends what [`format_json`] gives.
 pub fn append_json(out: &mut Vec<u8>, value: f64) {
+    #[expect(clippy::cast_possible_truncation, reason = "compared with what it was")]
+    let whole = value as i64;
+    let is_whole = whole as f64 == value && (whole != 0 || value.is_sign_positive());
     let magnitude = value.abs();
-    if magnitude < 1e15 && value.fract() == 0.0 && (magnitude != 0.0 || value.is_sign_positive()) {
-        #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^53")]
-        let whole = value as i64;
+    if is_whole && magnitude < 1e15 {
         append_integer(out, whole);
     } else if (1e-4..1e15).contains(&magnitude) {
         // Neither needs an exponent there.

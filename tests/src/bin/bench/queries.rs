@@ -16,7 +16,7 @@ use crate::report::{Measure, Report, System};
 use crate::say;
 
 /// A question is asked so often, or until the time is over, but a few times in any case.
-const MOST_RUNS: usize = 1_000;
+const MOST_RUNS: usize = 10_000;
 const FEWEST_RUNS: usize = 5;
 const TIME: Duration = Duration::from_secs(3);
 /// Answers of ours and Prometheus' may differ by so much, relatively.

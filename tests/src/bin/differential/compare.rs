@@ -7,11 +7,24 @@ use super::engine::{Answer, Point, Series};
 /// Names and values.
 type Labels = BTreeMap<String, String>;
 
-/// The largest relative difference between equal values.
-pub const TOLERANCE: f64 = 1e-9;
+/// By how much equal values may differ: relatively, or else absolutely.
+#[derive(Debug, Clone, Copy)]
+pub struct Tolerance {
+    pub relative: f64,
+    pub absolute: f64,
+}
+
+impl Tolerance {
+    pub const fn relative(relative: f64) -> Self {
+        Self { relative, absolute: 0.0 }
+    }
+}
+
+/// Of equal values.
+pub const TOLERANCE: Tolerance = Tolerance::relative(1e-9);
 
 /// The same where an expression has something that makes the last bits of a large number the first ones of a small one.
-const LOOSE_TOLERANCE: f64 = 1e-5;
+const LOOSE_TOLERANCE: Tolerance = Tolerance::relative(1e-5);
 
 /// What does that.
 const MAGNIFIERS: [&str; 6] = [" % ", "sin(", "cos(", "tan(", "stddev", "stdvar"];
@@ -83,7 +96,7 @@ fn same_error(wanted: &str, got: &str) -> bool {
 }
 
 /// What differs by more than the tolerance.
-pub fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<String> {
+pub fn difference(wanted: &Series, got: &Series, tolerance: Tolerance) -> Option<String> {
     if wanted.kind != got.kind {
         return Some(format!("{} expected, got {}", wanted.kind, got.kind));
     }
@@ -117,7 +130,7 @@ pub fn difference(wanted: &Series, got: &Series, tolerance: f64) -> Option<Strin
     (wanted.series.len() != got.series.len()).then(|| "series given twice".to_owned())
 }
 
-fn same_point(a: &Point, b: &Point, tolerance: f64) -> bool {
+fn same_point(a: &Point, b: &Point, tolerance: Tolerance) -> bool {
     match (a, b) {
         (Point::Number(a), Point::Number(b)) => nearly_equal(*a, *b, tolerance),
         (Point::Histogram(a), Point::Histogram(b)) => a.nearly_equals(b, tolerance),
@@ -126,7 +139,7 @@ fn same_point(a: &Point, b: &Point, tolerance: f64) -> bool {
 }
 
 /// The label `value`, which `count_values` makes of numbers, is compared as a number.
-fn same_labels(a: &Labels, b: &Labels, tolerance: f64) -> bool {
+fn same_labels(a: &Labels, b: &Labels, tolerance: Tolerance) -> bool {
     let number = |labels: &Labels| labels.get("value").and_then(|text| text.parse::<f64>().ok());
     a.len() == b.len()
         && a.iter().zip(b).all(|((name, value), (other, own))| {
@@ -135,7 +148,9 @@ fn same_labels(a: &Labels, b: &Labels, tolerance: f64) -> bool {
         })
 }
 
-/// Up to a relative difference.
-pub fn nearly_equal(a: f64, b: f64, tolerance: f64) -> bool {
-    (a.is_nan() && b.is_nan()) || a == b || (a - b).abs() <= tolerance * a.abs().max(b.abs())
+/// Up to a difference.
+pub fn nearly_equal(a: f64, b: f64, tolerance: Tolerance) -> bool {
+    let apart = (a - b).abs();
+    let relative = tolerance.relative * a.abs().max(b.abs());
+    (a.is_nan() && b.is_nan()) || a == b || apart <= relative || apart <= tolerance.absolute
 }

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use tributary_model::histogram::{Bucket, Histogram};
 use tributary_model::number::parse_float;
 
-use super::compare::nearly_equal;
+use super::compare::{Tolerance, nearly_equal};
 
 #[derive(Clone, PartialEq)]
 pub struct Native {
@@ -32,7 +32,7 @@ impl Native {
 
     /// Whether counts, sum and buckets are the same. What is left of a bucket after a subtraction may be nothing but
     /// rounding, so that buckets are measured by the largest of them.
-    pub fn nearly_equals(&self, other: &Self, tolerance: f64) -> bool {
+    pub fn nearly_equals(&self, other: &Self, tolerance: Tolerance) -> bool {
         let largest = self.known().chain(other.known()).map(|b| b.count.abs()).fold(0.0, f64::max);
         let near = |a: f64, b: f64| nearly_equal(a, b, tolerance);
         let at = |bucket: &Bucket, other: &Bucket| {
@@ -44,7 +44,8 @@ impl Native {
         let among = |bucket: &Bucket, others: &Self| {
             let found = others.known().find(|other| at(bucket, other));
             let count = found.map_or(0.0, |other| other.count);
-            near(bucket.count, count) || (bucket.count - count).abs() <= tolerance * largest
+            near(bucket.count, count)
+                || (bucket.count - count).abs() <= tolerance.relative * largest
         };
         near(self.count, other.count)
             && near(self.sum, other.sum)

@@ -3,11 +3,13 @@
 
 use tributary_promql::ast::{Expr, ValueType};
 
-use super::compare::{TOLERANCE, difference};
+use super::compare::{TOLERANCE, Tolerance, difference};
 use super::engine::{Answer, Engine, Question};
 
 /// Parts that differ by no more than this differ by rounding.
-const ROUNDING: f64 = 1e-13;
+const ROUNDING: Tolerance = Tolerance::relative(1e-13);
+
+const NONE: Tolerance = Tolerance::relative(0.0);
 
 /// Looks for the innermost parts of an expression at which the engines differ. Each must have an argument of which they
 /// give the same but for rounding.
@@ -29,7 +31,7 @@ pub async fn magnified(
                 deeper = true;
                 open.push(child);
             } else {
-                rounded |= apart(&wanted, &got, 0.0) && !apart(&wanted, &got, ROUNDING);
+                rounded |= apart(&wanted, &got, NONE) && !apart(&wanted, &got, ROUNDING);
             }
         }
         if !deeper && !rounded {
@@ -50,7 +52,7 @@ fn arguments(expr: &Expr) -> Vec<&Expr> {
         .collect()
 }
 
-fn apart(wanted: &Answer, got: &Answer, tolerance: f64) -> bool {
+fn apart(wanted: &Answer, got: &Answer, tolerance: Tolerance) -> bool {
     match (&wanted.result, &got.result) {
         (Ok(wanted), Ok(got)) => difference(wanted, got, tolerance).is_some(),
         (Err(_), Err(_)) => false,
