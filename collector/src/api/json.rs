@@ -302,14 +302,14 @@ mod tests {
         fn times_are_seconds(times in prop::collection::vec(prop_oneof![
             -3_000_000i64..3_000_000, 1_795_000_000_000..1_795_003_000_000i64, any::<i64>(),
         ], 1..20)) {
-            let (mut json, mut expected) = (Json::default(), String::new());
+            let (mut json, mut expected) = (Json::default(), Vec::new());
             for millis in times {
                 json.millis(Timestamp::from_millis(millis)).raw(" ");
                 let (all, sign) = (millis.unsigned_abs(), if millis < 0 { "-" } else { "" });
                 let decimals = if all % 1000 == 0 { String::new() } else { format!(".{:03}", all % 1000) };
-                expected += &format!("{sign}{}{decimals} ", all / 1000);
+                expected.push(format!("{sign}{}{decimals} ", all / 1000));
             }
-            prop_assert_eq!(String::from_utf8(json.into_bytes()).unwrap(), expected);
+            prop_assert_eq!(String::from_utf8(json.into_bytes()).unwrap(), expected.concat());
         }
     }
 
