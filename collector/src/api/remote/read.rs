@@ -263,9 +263,11 @@ impl Taker for Frames {
     ) -> bool {
         let mut series = labelled(labels);
         let head = series.clone();
-        let numbers = samples.chunks(chunk::MAX_SAMPLES).map(numbers_message);
-        let histograms = histogram_chunk::split(histograms).map(histograms_message);
-        for message in numbers.chain(histograms) {
+        let messages = in_turns(samples, histograms).flat_map(|(samples, histograms)| {
+            let numbers = samples.chunks(chunk::MAX_SAMPLES).map(numbers_message);
+            numbers.chain(histogram_chunk::split(histograms).map(histograms_message))
+        });
+        for message in messages {
             series.bytes(2, &message);
             if series.size() > FRAME_BYTES {
                 // The rest of the series goes into another frame.
@@ -291,6 +293,22 @@ impl Frames {
         frame.extend_from_slice(&message);
         self.frames.blocking_send(Bytes::from(frame)).is_ok()
     }
+}
+
+/// Numbers and the histograms behind them, in turns, all in order of time: a reader looks for a time by halving.
+fn in_turns<'a>(
+    mut samples: &'a [Sample],
+    mut histograms: &'a [HistogramSample],
+) -> impl Iterator<Item = (&'a [Sample], &'a [HistogramSample])> {
+    std::iter::from_fn(move || {
+        let next = histograms.first().map(|histogram| histogram.at);
+        let before = samples.partition_point(|sample| next.is_none_or(|next| sample.at < next));
+        let numbers = samples.split_off(..before)?;
+        let next = samples.first().map(|sample| sample.at);
+        let before = histograms.partition_point(|h| next.is_none_or(|next| h.at <= next));
+        let behind = histograms.split_off(..before)?;
+        (!numbers.is_empty() || !behind.is_empty()).then_some((numbers, behind))
+    })
 }
 
 fn numbers_message(samples: &[Sample]) -> Vec<u8> {
@@ -366,6 +384,26 @@ mod tests {
         let frame = received.try_recv().unwrap();
         let chunk = histogram_chunk::encode(&[sample]);
         assert!(frame.windows(chunk.len()).any(|window| window == chunk));
+    }
+
+    #[test]
+    fn numbers_and_histograms_come_in_order_of_time() {
+        let number = |at| Sample::new(at, 1.0);
+        let histogram = |at| HistogramSample {
+            at: Timestamp::from_millis(at),
+            histogram: Arc::new(Histogram::default()),
+        };
+        let (numbers, histograms) = ([1, 2, 5, 9].map(number), [3, 4, 5, 6, 10].map(histogram));
+        let times: Vec<_> = in_turns(&numbers, &histograms)
+            .map(|(numbers, histograms)| {
+                let numbers: Vec<i64> = numbers.iter().map(|s| s.at.as_millis()).collect();
+                (numbers, histograms.iter().map(|h| h.at.as_millis()).collect::<Vec<_>>())
+            })
+            .collect();
+        assert_eq!(times, [(vec![1, 2], vec![3, 4, 5]), (vec![5], vec![6]), (vec![9], vec![10])]);
+        assert_eq!(in_turns(&numbers, &[]).count(), 1);
+        assert_eq!(in_turns(&[], &histograms).count(), 1);
+        assert_eq!(in_turns(&[], &[]).count(), 0);
     }
 
     #[test]
