@@ -285,6 +285,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_is_a_file_that_says_the_same() {
+        let text = format!(
+            "{TLS}clusters: {{ '*': {{ retention: 1y }} }}\ndial: [{{ cluster: eu-1, address: 'a:1' }}]\n\
+             scrape: [{{ job_name: own, static_configs: [{{ targets: ['h:1'] }}] }}]\n"
+        );
+        let shown = load(&text, &[]).unwrap().shown();
+        assert!(shown.contains("\nstorage:\n  path: "), "{shown}");
+        assert_eq!(load(&shown, &[]).unwrap().shown(), shown);
+    }
+
+    #[test]
     fn environment_overrides_by_path() {
         let config = load(
             TLS,

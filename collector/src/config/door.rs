@@ -41,7 +41,9 @@ impl Door {
                 "forwarding to an Alertmanager is not supported yet: give alerting.config_file";
             return Err(self.fail("alerting.forward_to", why.into()));
         }
-        let shown = serde_json::to_string_pretty(&raw).map_err(|e| self.fail("", e.to_string()))?;
+        let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+        let shown = serde_saphyr::to_string_with_options(&raw, options);
+        let shown = shown.map_err(|e| self.fail("", e.to_string()))?;
         let local =
             raw.local_cluster.parse().map_err(|e| self.fail("local_cluster", format!("{e}")))?;
         let everyone = raw.clusters.get("*").and_then(|policy| policy.retention.as_deref());
