@@ -57,10 +57,12 @@ impl fmt::Display for Number {
     }
 }
 
-/// The magnitude of a number of seconds, unless it has parts below a millisecond.
+/// The magnitude of a number of seconds, unless it has parts below a millisecond, or is only nearly nothing: a range of
+/// nothing could not be read again.
 fn whole_millis(seconds: f64) -> Option<Duration> {
     let duration = Duration::try_from_secs_f64(seconds.abs()).ok()?;
-    (duration.subsec_nanos() % 1_000_000 == 0).then_some(duration)
+    let is_whole = duration.subsec_nanos() % 1_000_000 == 0;
+    (is_whole && (seconds == 0.0 || !duration.is_zero())).then_some(duration)
 }
 
 impl fmt::Display for VectorSelector {
