@@ -46,6 +46,10 @@ pub enum Verdict {
     Tied,
     /// Different because a part differs by rounding, which is magnified.
     Magnified,
+    /// Different, but the reference says the same when it is asked again.
+    Unsteady,
+    /// Different, but the reference says the same of each step alone.
+    Contradicted,
     /// Different for a known reason.
     Known(&'static str),
     Different(String),
@@ -59,6 +63,10 @@ impl Verdict {
             Self::SameError => "the same error",
             Self::Known(why) => why,
             Self::Magnified => "different, but only by rounding in a part, which is magnified",
+            Self::Unsteady => "different at first, but not when the reference was asked again",
+            Self::Contradicted => {
+                "different, but not from what the reference says of each step alone"
+            }
             Self::Tied => "different, but equal values were chosen from",
             Self::Unordered => "different, but the reference has no order",
             Self::Different(_) => "different",

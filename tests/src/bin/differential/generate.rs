@@ -77,14 +77,17 @@ impl Generated {
         Ok(Self { memory, native, end_ms: self.end_ms })
     }
 
-    /// Three instants and one range.
-    pub fn questions(&self) -> [Question; 4] {
+    /// Five instants, and two ranges: one of steps that fit the minutes, and one of others.
+    pub fn questions(&self) -> [Question; 7] {
         let end = self.end_ms;
         [
             Question::Instant(end - 4 * 60_000),
+            Question::Instant(end - 21 * 60_000 - 500),
             Question::Instant(end - 47 * 60_000 + 1_234),
+            Question::Instant(end - 75 * 60_000 + 29_999),
             Question::Instant(end - 100 * 60_000),
             Question::Range(end - 90 * 60_000 + 777, end - 2 * 60_000, 171_000),
+            Question::Range(end - 120 * 60_000, end, 60_000),
         ]
     }
 
@@ -156,7 +159,7 @@ struct Metric {
     labels: BTreeSet<String>,
 }
 
-pub fn generate(expressions: &[&str], seed: u64, end_ms: i64) -> anyhow::Result<Generated> {
+pub fn generate(expressions: &[String], seed: u64, end_ms: i64) -> anyhow::Result<Generated> {
     let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
     let mut pools: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     for text in expressions {

@@ -30,11 +30,13 @@ impl Native {
         })
     }
 
-    /// Whether counts, sum and buckets are the same. What is left of a bucket after a subtraction may be nothing but
-    /// rounding, so that buckets are measured by the largest of them.
+    /// Whether counts, sum and buckets are the same. What is left of a count after a subtraction may be nothing but
+    /// rounding, so that counts are measured by the largest bucket.
     pub fn nearly_equals(&self, other: &Self, tolerance: Tolerance) -> bool {
         let largest = self.known().chain(other.known()).map(|b| b.count.abs()).fold(0.0, f64::max);
         let near = |a: f64, b: f64| nearly_equal(a, b, tolerance);
+        let same_count =
+            |a: f64, b: f64| near(a, b) || (a - b).abs() <= tolerance.relative * largest;
         let at = |bucket: &Bucket, other: &Bucket| {
             (bucket.lower_inclusive, bucket.upper_inclusive)
                 == (other.lower_inclusive, other.upper_inclusive)
@@ -44,21 +46,20 @@ impl Native {
         let among = |bucket: &Bucket, others: &Self| {
             let found = others.known().find(|other| at(bucket, other));
             let count = found.map_or(0.0, |other| other.count);
-            near(bucket.count, count)
-                || (bucket.count - count).abs() <= tolerance.relative * largest
+            same_count(bucket.count, count)
         };
-        near(self.count, other.count)
+        same_count(self.count, other.count)
             && near(self.sum, other.sum)
             && self.known().all(|bucket| among(bucket, other))
             && other.known().all(|bucket| among(bucket, self))
     }
 
-    /// A store may pad its histograms with empty buckets, which are NaN after arithmetic with Inf.
     /// Whether its count or that of a bucket is below zero.
     pub fn has_counts_below_zero(&self) -> bool {
         self.count < 0.0 || self.buckets.iter().any(|bucket| bucket.count < 0.0)
     }
 
+    /// A store may pad its histograms with empty buckets, which are NaN after arithmetic with Inf.
     fn known(&self) -> impl Iterator<Item = &Bucket> {
         self.buckets.iter().filter(|bucket| !bucket.count.is_nan())
     }

@@ -2,6 +2,7 @@
 //! no answer shows.
 
 use tributary_promql::ast::Expr;
+use tributary_promql::ast::operator::BinaryOp;
 use tributary_promql::signature::Function;
 
 use super::compare::{TOLERANCE, Tolerance, difference};
@@ -15,6 +16,9 @@ const NESTED: [&str; 2] = ["rate((", "increase(("];
 
 const LAYOUT: &str =
     "different: Prometheus also counts it as a change where a new chunk has other empty buckets";
+
+const EQUALITY: &str =
+    "different: Prometheus also counts histograms as different whose empty buckets differ";
 
 const STATISTICS: &str = "different: Prometheus 3.5 adds up exponential and custom buckets where only counts and sums are wanted";
 
@@ -50,6 +54,8 @@ const EMPTY_BUCKETS: &str =
 
 const COLLISION: &str = "different: later versions of Prometheus leave out sums of histograms whose hints on resets conflict";
 
+const FAILED: &str = "different: Prometheus 3.5 failed by a fault of its own: ask what differs afterwards again (--ask)";
+
 const SHARES: &str = "different: shares of nearly nothing by rounding";
 
 /// Of shares of observations that are equal.
@@ -79,6 +85,7 @@ pub async fn known(
             return Ok(Some(COLUMN));
         }
         (Err(_), Err(_)) => return Ok(None),
+        (Err(wanted), Ok(_)) if wanted.contains("runtime error") => return Ok(Some(FAILED)),
         _ => {}
     }
     let remark = "conflicting counter resets during histogram";
@@ -96,6 +103,9 @@ pub async fn known(
     let clash = got.result.as_ref().is_err_and(|why| why.contains("multiple matches for labels"));
     if clash && all(&read).iter().any(|expr| is_filter(expr)) {
         return Ok(Some(FILTERED));
+    }
+    if has(&"native_") && all(&read).iter().any(|expr| compares_for_equality(expr)) {
+        return Ok(Some(EQUALITY));
     }
     for expr in all(&read) {
         if let Expr::Call(call) = expr
@@ -123,6 +133,10 @@ fn all(expr: &Expr) -> Vec<&Expr> {
         next += 1;
     }
     found
+}
+
+fn compares_for_equality(expr: &Expr) -> bool {
+    matches!(expr, Expr::Binary(binary) if matches!(binary.op, BinaryOp::Equal | BinaryOp::NotEqual))
 }
 
 fn is_filter(expr: &Expr) -> bool {

@@ -10,6 +10,7 @@ mod known;
 mod magnified;
 mod native;
 mod ties;
+mod unsteady;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -37,6 +38,10 @@ struct Arguments {
     /// A file with an expression on each line; the made-up series are those that it selects.
     #[arg(long, value_name = "FILE")]
     expressions: String,
+    /// Ask the expressions of this file instead, of the same series: those that differed, of a reference that was started
+    /// anew, for one.
+    #[arg(long, value_name = "FILE", conflicts_with = "fuzz")]
+    ask: Option<String>,
     /// Ask so many random expressions instead of those of the file.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     fuzz: usize,
@@ -75,9 +80,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let text = std::fs::read_to_string(&arguments.expressions)
-        .with_context(|| format!("reading {}", arguments.expressions))?;
-    let expressions: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let expressions = expressions_of(&arguments.expressions)?;
     let mut sent = generate::generate(&expressions, arguments.seed, 1000 * arguments.end)?;
     if arguments.histograms {
         sent = sent.with_histograms(arguments.seed)?;
@@ -99,18 +102,26 @@ async fn main() -> anyhow::Result<ExitCode> {
         None => Engine::Here(generated.memory.clone(), arguments.delayed_name_removal),
     };
     let mut fuzz = fuzz::Fuzz::new(&generated, arguments.fuzz_seed);
-    let random: Vec<String> = (0..arguments.fuzz).map(|_| fuzz.expression()).collect();
-    let expressions =
-        if random.is_empty() { expressions } else { random.iter().map(String::as_str).collect() };
+    let expressions = match &arguments.ask {
+        Some(file) => expressions_of(file)?,
+        None if arguments.fuzz > 0 => (0..arguments.fuzz).map(|_| fuzz.expression()).collect(),
+        None => expressions,
+    };
     let differences =
         ask_all(&expressions, &reference, &target, &generated, !arguments.no_remarks).await?;
     println!("{differences} differences");
     Ok(if differences > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// The lines of a file.
+fn expressions_of(file: &str) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {file}"))?;
+    Ok(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect())
+}
+
 /// Asks every question and prints the differences and a summary; returns the number of differences.
 async fn ask_all(
-    expressions: &[&str],
+    expressions: &[String],
     reference: &Engine,
     target: &Engine,
     generated: &Generated,
@@ -134,6 +145,10 @@ async fn ask_all(
                     verdict = Verdict::Tied;
                 } else if magnified::magnified(expression, question, reference, target).await? {
                     verdict = Verdict::Magnified;
+                } else if unsteady::agrees_later(expression, question, &got, reference).await? {
+                    verdict = Verdict::Unsteady;
+                } else if unsteady::agrees_by_steps(expression, question, &got, reference).await? {
+                    verdict = Verdict::Contradicted;
                 }
             }
             *tally.entry(verdict.name()).or_default() += 1;

@@ -172,6 +172,8 @@ struct State {
     sum: f64,
     above: BTreeMap<i32, u32>,
     below: BTreeMap<i32, u32>,
+    /// How many observations all that is.
+    observed: usize,
 }
 
 impl State {
@@ -190,6 +192,7 @@ impl State {
             sum: 0.0,
             above: BTreeMap::new(),
             below: BTreeMap::new(),
+            observed: 0,
         };
         state.observe_many(HEAD_START, random);
         state
@@ -197,9 +200,14 @@ impl State {
 
     /// Some observations more, or all anew.
     fn observe(&mut self, random: &mut Random) {
-        let anew = if self.metric.gauge { random.one_in(3) } else { random.one_in(70) };
+        // A counter that starts anew when it has hardly begun would rise by more than it was.
+        let anew = if self.metric.gauge {
+            random.one_in(3)
+        } else {
+            random.one_in(70) && self.observed > 2 * HEAD_START
+        };
         if anew {
-            (self.zero, self.sum) = (0, 0.0);
+            (self.zero, self.sum, self.observed) = (0, 0.0, 0);
             self.above.clear();
             self.below.clear();
             // A program that starts again may choose a coarser or finer resolution.
@@ -214,6 +222,7 @@ impl State {
     }
 
     fn observe_many(&mut self, many: usize, random: &mut Random) {
+        self.observed += many;
         for _ in 0..many {
             self.observe_one(random);
         }
