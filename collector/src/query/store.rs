@@ -127,7 +127,6 @@ impl Engine for StoreEngine {
     }
 }
 
-/// What any of the sets finds, sorted, each once.
 /// Texts that are found for any of the sets, each once and in order, as they are found for one.
 fn texts(look: &Look, find: impl Fn(&[Matcher]) -> Vec<Arc<str>>) -> Vec<Arc<str>> {
     match &*look.sets() {
@@ -136,6 +135,7 @@ fn texts(look: &Look, find: impl Fn(&[Matcher]) -> Vec<Arc<str>>) -> Vec<Arc<str
     }
 }
 
+/// What any of the sets finds, sorted, each once.
 fn union<T: Ord>(look: &Look, find: impl Fn(&[Matcher]) -> Vec<T>) -> Vec<T> {
     let mut found: Vec<T> = look.sets().iter().flat_map(|set| find(set)).collect();
     found.sort_unstable();
